@@ -1,0 +1,235 @@
+// No include guard: compiled once for each instruction set (see foreach_isa.h) by gaussian_filter_exact.h, which explains
+// ExactProblem and its blocks.
+//
+// A tile is two vectors of query points against one block of key points. The tile's part of the P x P matrix is computed
+// into a small array, and from the first-level cache it then multiplies every channel.
+
+// Vectors as wide as the registers: the compiler keeps wider ones in memory. The sums of a loop must fit the registers.
+#if SEGOPS_ISA_LEVEL == 2
+typedef float WideFloat __attribute__((vector_size(64)));
+typedef double WideDouble __attribute__((vector_size(64)));
+constexpr int kChannels = 12;  // channels summed side by side, two vectors each
+constexpr int kProducts = 8;   // scalar products side by side, likewise
+#elif SEGOPS_ISA_LEVEL == 1
+typedef float WideFloat __attribute__((vector_size(32)));
+typedef double WideDouble __attribute__((vector_size(32)));
+constexpr int kChannels = 6;
+constexpr int kProducts = 4;
+SEGOPS_INLINE WideDouble fma(WideDouble a, WideDouble b, WideDouble c) {
+  return (WideDouble)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+}
+#else
+typedef float WideFloat __attribute__((vector_size(16)));
+typedef double WideDouble __attribute__((vector_size(16)));
+typedef int32_t WideInt __attribute__((vector_size(16)));
+constexpr int kChannels = 5;
+constexpr int kProducts = 4;
+template <>
+struct Lanes<WideFloat> {
+  using Scalar = float;
+  using Int = WideInt;
+  static constexpr int kCount = 4;
+};
+#endif
+#if SEGOPS_ISA_LEVEL < 2
+template <>
+struct Lanes<WideDouble> {
+  using Scalar = double;
+  static constexpr int kCount = sizeof(WideDouble) / sizeof(double);
+};
+#endif
+constexpr int kDistances = 4;  // keys whose distances are summed side by side
+static_assert(kBlock % kProducts == 0 && kProducts % kDistances == 0);
+
+template <class T>
+struct WideOf;
+template <>
+struct WideOf<float> {
+  using type = WideFloat;
+};
+template <>
+struct WideOf<double> {
+  using type = WideDouble;
+};
+template <class T>
+using Wide = typename WideOf<T>::type;
+template <class T>
+constexpr int kWidth = sizeof(Wide<T>) / sizeof(T);
+template <class T>
+constexpr int kTile = 2 * kWidth<T>;
+
+// exp(-square / 2) within 1.3e-7 of its value, 0 from 174.6 on. It takes half of the time where channels are few, so it
+// goes without what exp needs for other arguments: 2^n times a polynomial of degree 6 in -2 times the rest.
+SEGOPS_INLINE WideFloat gaussian(WideFloat square) {
+  typedef typename Lanes<WideFloat>::Int Int;
+  const WideFloat magic = splat<WideFloat>(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
+  const WideFloat shifted = fma(square, splat<WideFloat>(-0.721347520f), magic);
+  const WideFloat n = shifted - magic;
+  WideFloat r = fma(n, splat<WideFloat>(1.38671875f), square);  // 2 ln 2 in two parts
+  r = fma(n, splat<WideFloat>(-4.2438888e-4f), r);
+  WideFloat p = splat<WideFloat>(2.1595228e-5f);
+  p = fma(p, r, splat<WideFloat>(-2.6152137e-4f));
+  p = fma(p, r, splat<WideFloat>(2.6042666e-3f));
+  p = fma(p, r, splat<WideFloat>(-2.0833151e-2f));
+  p = fma(p, r, splat<WideFloat>(1.2499999e-1f));
+  p = fma(p, r, splat<WideFloat>(-0.5f));
+  p = fma(p, r, splat<WideFloat>(1.f));
+  const WideFloat scaled = (WideFloat)((Int)p + ((Int)shifted << 23));  // n, the lowest bits, added to the exponent
+  return square > 174.6f ? WideFloat{} : scaled;
+}
+SEGOPS_INLINE WideDouble gaussian(WideDouble square) {
+  WideDouble y;
+  for (int i = 0; i < kWidth<double>; ++i) y[i] = __builtin_exp(-0.5 * square[i]);
+  return y;
+}
+
+// kernel[j][lane] = exp(-|query[lane] - key[j]|^2 / 2)
+template <class T>
+void fill_kernel(const T* queries, const T* keys, int64_t dims, int count, T* kernel) {
+  using V = Wide<T>;
+  constexpr int W = kWidth<T>;
+  for (int j = 0; j < count; j += kDistances) {
+    V squares[kDistances][2] = {};
+    for (int64_t d = 0; d < dims; ++d) {
+      const V q0 = load<V>(queries + d * kBlock), q1 = load<V>(queries + d * kBlock + W);
+#pragma GCC unroll 8
+      for (int g = 0; g < kDistances; ++g) {
+        const V key = splat<V>(keys[d * kBlock + j + g]);
+        squares[g][0] = fma(q0 - key, q0 - key, squares[g][0]);
+        squares[g][1] = fma(q1 - key, q1 - key, squares[g][1]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int g = 0; g < kDistances; ++g) {
+      store(kernel + (j + g) * kTile<T>, gaussian(squares[g][0]));
+      store(kernel + (j + g) * kTile<T> + W, gaussian(squares[g][1]));
+    }
+  }
+}
+
+// out[c][lane] += sum over j of kernel[j][lane] values[c][j], or, with queries, kernel (values[c][j] - queries[c][lane]):
+// differences taken before they are summed, which the sums' difference would be less exact than.
+template <class T, int C, bool kDifferences>
+void multiply_few(const T* kernel, const T* values, const T* queries, int count, T* out) {
+  using V = Wide<T>;
+  constexpr int W = kWidth<T>, kRun = kDifferences ? 16 : 32;
+  V totals[C][2] = {};
+  for (int run = 0; run < count; run += kRun) {
+    const int end = count < run + kRun ? count : run + kRun;
+    V sums[C][2] = {};
+    for (int j = run; j < end; ++j) {
+      const V k0 = load<V>(kernel + j * kTile<T>), k1 = load<V>(kernel + j * kTile<T> + W);
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) {
+        V v0 = splat<V>(values[c * kBlock + j]), v1 = v0;
+        if constexpr (kDifferences) {
+          v0 -= load<V>(queries + c * kBlock);
+          v1 -= load<V>(queries + c * kBlock + W);
+        }
+        sums[c][0] = fma(k0, v0, sums[c][0]);
+        sums[c][1] = fma(k1, v1, sums[c][1]);
+      }
+    }
+#pragma GCC unroll 16
+    for (int c = 0; c < C; ++c) {
+      totals[c][0] += sums[c][0];
+      totals[c][1] += sums[c][1];
+    }
+  }
+#pragma GCC unroll 16
+  for (int c = 0; c < C; ++c) {
+    T* to = out + c * kBlock;
+    store(to, load<V>(to) + totals[c][0]);
+    store(to + W, load<V>(to + W) + totals[c][1]);
+  }
+}
+
+// From a number of channels known at run time to one known to the compiler.
+template <class T, int C, bool kDifferences>
+void multiply_some(int64_t channels, const T* kernel, const T* values, const T* queries, int count, T* out) {
+  if (channels == C)
+    multiply_few<T, C, kDifferences>(kernel, values, queries, count, out);
+  else if constexpr (C > 1)
+    multiply_some<T, C - 1, kDifferences>(channels, kernel, values, queries, count, out);
+}
+
+template <class T, bool kDifferences>
+void multiply(int64_t channels, const T* kernel, const T* values, const T* queries, int count, T* out) {
+  constexpr int kMost = kDifferences ? kChannels / 2 : kChannels;
+  const int64_t parts = (channels + kMost - 1) / kMost;  // of equal size, give or take one
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t c = channels * part / parts, end = channels * (part + 1) / parts;
+    multiply_some<T, kMost, kDifferences>(end - c, kernel, values + c * kBlock, queries + c * kBlock, count,
+                                          out + c * kBlock);
+  }
+}
+
+// weights[j][lane] = kernel[j][lane] (g[lane] . v[j] + g[j] . v[lane]), g and v being grad and values.
+template <class T>
+void fill_weights(const ExactProblem<T>& p, int64_t queries, int64_t keys, int count, const T* kernel, T* weights) {
+  using V = Wide<T>;
+  constexpr int W = kWidth<T>;
+  const T *query_values = p.values + queries, *query_grad = p.grad + queries;
+  for (int j = 0; j < count; j += kProducts) {
+    const T *key_values = p.values + keys + j, *key_grad = p.grad + keys + j;
+    V sums[kProducts][2] = {};
+    for (int64_t at = 0; at < p.channels * kBlock; at += kBlock) {
+      const V g0 = load<V>(query_grad + at), g1 = load<V>(query_grad + at + W);
+      const V v0 = load<V>(query_values + at), v1 = load<V>(query_values + at + W);
+#pragma GCC unroll 8
+      for (int i = 0; i < kProducts; ++i) {
+        const V v = splat<V>(key_values[at + i]), g = splat<V>(key_grad[at + i]);
+        sums[i][0] = fma(g, v0, fma(v, g0, sums[i][0]));
+        sums[i][1] = fma(g, v1, fma(v, g1, sums[i][1]));
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kProducts; ++i) {
+      const int to = (j + i) * kTile<T>;
+      store(weights + to, load<V>(kernel + to) * sums[i][0]);
+      store(weights + to + W, load<V>(kernel + to + W) * sums[i][1]);
+    }
+  }
+}
+
+template <class T, bool kBackward>
+void visit_tile(const ExactProblem<T>& p, int64_t block, int lane, int64_t key_block, T* kernel, T* weights) {
+  const int64_t queries = block * p.dims * kBlock + lane, keys = key_block * p.dims * kBlock;
+  const int64_t query_channels = block * p.channels * kBlock + lane, key_channels = key_block * p.channels * kBlock;
+  const int64_t left = p.points - key_block * kBlock;
+  const int count = left < kBlock ? int(left + kProducts - 1) / kProducts * kProducts : kBlock;
+  fill_kernel(p.features + queries, p.features + keys, p.dims, count, kernel);
+  if constexpr (kBackward) {
+    multiply<T, false>(p.channels, kernel, p.grad + key_channels, p.grad, count, p.out + query_channels);
+    fill_weights(p, query_channels, key_channels, count, kernel, weights);
+    multiply<T, true>(p.dims, weights, p.features + keys, p.features + queries, count, p.grad_features + queries);
+  } else {
+    multiply<T, false>(p.channels, kernel, p.values + key_channels, p.values, count, p.out + query_channels);
+  }
+}
+
+// The queries of leaves begin .. end - 1. Leaves of one block go together, so that they share the keys' cache lines.
+template <class T, bool kBackward>
+void visit_leaves(const ExactProblem<T>& p, int64_t begin, int64_t end) {
+  alignas(64) T kernel[kBlock * kTile<T>], weights[kBackward ? kBlock * kTile<T> : 1];
+  for (int64_t first = begin, last; first < end; first = last) {
+    const int64_t block = first / kLeaves;
+    last = end < (block + 1) * kLeaves ? end : (block + 1) * kLeaves;
+    for (int64_t key_block = 0; key_block < p.blocks; ++key_block)
+      for (int64_t leaf = first; leaf < last; ++leaf) {
+        if (p.far(leaf, key_block)) continue;
+        const int lane = int(leaf % kLeaves) * kLeaf;
+        for (int i = lane; i < lane + kLeaf; i += kTile<T>)
+          visit_tile<T, kBackward>(p, block, i, key_block, kernel, weights);
+      }
+  }
+}
+
+template <class T>
+void filter_leaves(const ExactProblem<T>& problem, int64_t begin, int64_t end) {
+  visit_leaves<T, false>(problem, begin, end);
+}
+template <class T>
+void differentiate_leaves(const ExactProblem<T>& problem, int64_t begin, int64_t end) {
+  visit_leaves<T, true>(problem, begin, end);
+}

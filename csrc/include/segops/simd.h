@@ -1,0 +1,162 @@
+// No include guard: compiled once for each instruction set (see foreach_isa.h). Vectors are the compiler's own
+// (vector_size), which it splits where the processor has narrower ones; intrinsics stand only where the language has no
+// word: fused multiply-add, which -ffp-contract=off keeps explicit.
+
+typedef float F8 __attribute__((vector_size(32), may_alias));
+typedef float F16 __attribute__((vector_size(64), may_alias));
+typedef double D8 __attribute__((vector_size(64), may_alias));
+typedef int32_t I8 __attribute__((vector_size(32), may_alias));
+typedef int32_t I16 __attribute__((vector_size(64), may_alias));
+typedef int64_t L8 __attribute__((vector_size(64), may_alias));
+
+#undef SEGOPS_INLINE
+#undef SEGOPS_INLINE_MEMBER
+#define SEGOPS_INLINE static inline __attribute__((always_inline))
+#define SEGOPS_INLINE_MEMBER inline __attribute__((always_inline))
+
+// The integers of a vector's lane width.
+template <class V>
+struct Lanes;
+template <>
+struct Lanes<F8> {
+  using Scalar = float;
+  using Int = I8;
+  static constexpr int kCount = 8;
+};
+template <>
+struct Lanes<F16> {
+  using Scalar = float;
+  using Int = I16;
+  static constexpr int kCount = 16;
+};
+template <>
+struct Lanes<D8> {
+  using Scalar = double;
+  using Int = L8;
+  static constexpr int kCount = 8;
+};
+
+template <class V>
+SEGOPS_INLINE V load(const typename Lanes<V>::Scalar* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof(V));
+  return v;
+}
+template <class V>
+SEGOPS_INLINE void store(typename Lanes<V>::Scalar* p, V v) {
+  __builtin_memcpy(p, &v, sizeof(V));
+}
+template <class V>
+SEGOPS_INLINE V splat(typename Lanes<V>::Scalar x) {
+  return x - V{};  // which folds away; 0 + x would not, because of x = -0
+}
+
+#if SEGOPS_ISA_LEVEL == 2
+SEGOPS_INLINE F16 fma(F16 a, F16 b, F16 c) { return (F16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+SEGOPS_INLINE F8 fma(F8 a, F8 b, F8 c) { return (F8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+SEGOPS_INLINE D8 fma(D8 a, D8 b, D8 c) { return (D8)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
+#elif SEGOPS_ISA_LEVEL == 1
+SEGOPS_INLINE F8 fma(F8 a, F8 b, F8 c) { return (F8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+SEGOPS_INLINE F16 fma(F16 a, F16 b, F16 c) {
+  struct Halves {
+    F8 low, high;
+  };
+  const Halves x = __builtin_bit_cast(Halves, a), y = __builtin_bit_cast(Halves, b), z = __builtin_bit_cast(Halves, c);
+  return __builtin_bit_cast(F16, Halves{fma(x.low, y.low, z.low), fma(x.high, y.high, z.high)});
+}
+SEGOPS_INLINE D8 fma(D8 a, D8 b, D8 c) {
+  struct Halves {
+    __m256d low, high;
+  };
+  const Halves x = __builtin_bit_cast(Halves, a), y = __builtin_bit_cast(Halves, b), z = __builtin_bit_cast(Halves, c);
+  return __builtin_bit_cast(
+      D8, Halves{_mm256_fmadd_pd(x.low, y.low, z.low), _mm256_fmadd_pd(x.high, y.high, z.high)});
+}
+#else
+template <class V>
+SEGOPS_INLINE V fma(V a, V b, V c) {
+  return a * b + c;
+}
+#endif
+
+template <class V>
+SEGOPS_INLINE V max(V a, V b) {
+  return a > b ? a : b;
+}
+
+SEGOPS_INLINE F8 low_half(F16 v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7); }
+SEGOPS_INLINE F8 high_half(F16 v) { return __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15); }
+
+template <class V, class Op>
+SEGOPS_INLINE V fold_eight(V v, Op op) {  // every lane holds the result
+  v = op(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3));
+  v = op(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5));
+  return op(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6));
+}
+struct Max {
+  template <class V>
+  inline __attribute__((always_inline)) V operator()(V a, V b) const {
+    return max(a, b);
+  }
+};
+struct Plus {
+  template <class V>
+  inline __attribute__((always_inline)) V operator()(V a, V b) const {
+    return a + b;
+  }
+};
+template <class Op>
+SEGOPS_INLINE float fold(F8 v, Op op) {
+  return fold_eight(v, op)[0];
+}
+template <class Op>
+SEGOPS_INLINE float fold(F16 v, Op op) {
+  return fold_eight(op(low_half(v), high_half(v)), op)[0];
+}
+template <class Op>
+SEGOPS_INLINE double fold(D8 v, Op op) {
+  return fold_eight(v, op)[0];
+}
+
+// exp for x <= 88: 2^n times a degree-6 minimax polynomial on [-ln2/2, ln2/2], relative error 1e-7 or less; exactly 0
+// below -87.3, where floats lose their precision.
+template <class V>
+SEGOPS_INLINE V exp_float(V x) {
+  using Int = typename Lanes<V>::Int;
+  const V magic = splat<V>(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
+  const V shifted = fma(x, splat<V>(1.44269504f), magic);
+  const V n = shifted - magic;
+  V r = fma(n, splat<V>(-0.693359375f), x);
+  r = fma(n, splat<V>(2.12194440e-4f), r);
+  V p = splat<V>(1.9875691500e-4f);
+  p = fma(p, r, splat<V>(1.3981999507e-3f));
+  p = fma(p, r, splat<V>(8.3334519073e-3f));
+  p = fma(p, r, splat<V>(4.1665795894e-2f));
+  p = fma(p, r, splat<V>(1.6666665459e-1f));
+  p = fma(p, r, splat<V>(5.0000001201e-1f));
+  p = fma(p, r * r, r + 1.f);
+  const Int bits = ((Int)shifted + (127 - 0x4B400000)) << 23;  // the biased exponent n + 127
+  return x < -87.3f ? V{} : p * (V)bits;
+}
+SEGOPS_INLINE F8 exp(F8 x) { return exp_float(x); }
+SEGOPS_INLINE F16 exp(F16 x) { return exp_float(x); }
+SEGOPS_INLINE D8 exp(D8 x) {
+  D8 y;
+  for (int i = 0; i < 8; ++i) y[i] = __builtin_exp(x[i]);
+  return y;
+}
+
+// What simplex.h asks of its T.
+template <class V>
+SEGOPS_INLINE V floor_vector(V x) {
+  using Int = typename Lanes<V>::Int;
+  const V whole = __builtin_convertvector(__builtin_convertvector(x, Int), V);  // towards zero; huge x stays huge
+  return whole > x ? whole - 1 : whole;
+}
+#define SEGOPS_SIMPLEX_OPERATIONS(V)                                             \
+  SEGOPS_INLINE V floor_of(V x) { return floor_vector(x); }                      \
+  SEGOPS_INLINE V one_if_less(V a, V b) { return a < b ? V{} + 1 : V{}; }        \
+  SEGOPS_INLINE V where_equal(V a, V b, V x) { return a == b ? x : V{}; }
+SEGOPS_SIMPLEX_OPERATIONS(F16)
+SEGOPS_SIMPLEX_OPERATIONS(D8)
+#undef SEGOPS_SIMPLEX_OPERATIONS

@@ -1,0 +1,36 @@
+"""Custom-kernel operators for semantic segmentation on PyTorch.
+
+Names are looked up when they are first used: ``import segops`` alone imports no torch, so that the NumPy front end
+(`segops.compat`) works without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from ._version import __version__
+
+_HOME = {
+    "dense_crf": "ops",
+    "gaussian_filter_exact": "ops",
+    "mean_field": "ops",
+    "permutohedral_filter": "ops",
+    "backend": "_backends",
+    "explain": "_backends",
+}
+_MODULES = ("compat", "kernels", "nn", "ops", "reference", "testing")
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module 'segops' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME, *_MODULES})

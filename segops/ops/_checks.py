@@ -1,0 +1,106 @@
+"""Argument checks that several operators share: each names the argument, what came and what was expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MAX_FEATURES = 24  # as csrc/include/segops/simplex.h has it
+
+
+def shape(x: Tensor) -> str:
+    """A shape as messages show it."""
+    return f"({', '.join(map(str, x.shape))})"
+
+
+def tensor(name: str, x: Any, dim: int, form: str) -> Tensor:
+    """A dense tensor with ``dim`` dimensions; ``form`` says which."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a tensor {form}, got {type(x).__name__}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got layout {x.layout}")
+    if x.dim() != dim:
+        raise ValueError(f"{name}: expected {dim} dimensions {form}, got shape {shape(x)}")
+    return x
+
+
+def floating(name: str, x: Tensor) -> Tensor:
+    """A tensor of a real floating dtype."""
+    if x.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        raise TypeError(f"{name}: expected float64, float32, bfloat16 or float16, got {x.dtype}")
+    return x
+
+
+def same_device(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    """Two tensors that live together."""
+    if x.device != other.device:
+        raise ValueError(f"{name}: expected device {other.device} like {other_name}, got {x.device}")
+
+
+def features(name: str, x: Any, batch: int, points: int, like: Tensor, like_name: str) -> Tensor:
+    """Feature maps (N or 1, D, P) for ``batch`` images of ``points`` points, in the dtype of the computation."""
+    x = floating(name, tensor(name, x, 3, "(N or 1, D, P)"))
+    same_device(name, x, like_name, like)
+    if x.shape[0] not in (1, batch) or x.shape[2] != points:
+        raise ValueError(f"{name}: expected shape ({batch} or 1, D, {points}) to go with {like_name}, got {shape(x)}")
+    if not 1 <= x.shape[1] <= MAX_FEATURES:
+        raise ValueError(f"{name}: expected 1 to {MAX_FEATURES} features per point, got D = {x.shape[1]}")
+    return x
+
+
+def positive(name: str, x: Any) -> float:
+    """A finite number above 0."""
+    if isinstance(x, bool) or not isinstance(x, Real):
+        raise TypeError(f"{name}: expected a number, got {type(x).__name__}")
+    if not (math.isfinite(x) and x > 0):
+        raise ValueError(f"{name}: expected a finite number > 0, got {x}")
+    return float(x)
+
+
+def positives(name: str, x: Any, count: int) -> list[float]:
+    """One positive number for all of ``count``, or one each."""
+    if not isinstance(x, Sequence) or isinstance(x, str):
+        return [positive(name, x)] * count
+    if len(x) != count:
+        raise ValueError(f"{name}: expected one number or {count}, got {len(x)}")
+    return [positive(f"{name}[{i}]", value) for i, value in enumerate(x)]
+
+
+def finite(name: str, x: Any) -> float:
+    """A finite number."""
+    if isinstance(x, bool) or not isinstance(x, Real):
+        raise TypeError(f"{name}: expected a number, got {type(x).__name__}")
+    if not math.isfinite(x):
+        raise ValueError(f"{name}: expected a finite number, got {x}")
+    return float(x)
+
+
+def count(name: str, x: Any) -> int:
+    """An integer >= 0."""
+    if isinstance(x, bool) or not isinstance(x, Integral):
+        raise TypeError(f"{name}: expected an integer, got {type(x).__name__}")
+    if x < 0:
+        raise ValueError(f"{name}: expected an integer >= 0, got {x}")
+    return int(x)
+
+
+def choice(name: str, x: Any, choices: Sequence[str]) -> str:
+    """One of a few words."""
+    if x not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {x!r}")
+    return x
+
+
+def widened(x: Tensor) -> Tensor:
+    """Half precision is read and written; the sums are float32."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def narrowed(out: Tensor, like: Tensor) -> Tensor:
+    """Back to the dtype that came in; inside autocast results stay float32, as torch's own reductions do."""
+    return out if torch.is_autocast_enabled(like.device.type) else out.to(like.dtype)
