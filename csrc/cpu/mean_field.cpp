@@ -41,9 +41,13 @@ struct Problem {
   Normalization normalization;
 
   Problem(Tensor logits_in, std::vector<Tensor> features_in, Tensor compatibility_in, const std::string& norm)
-      : logits(torch::stable::contiguous(logits_in)),
-        compatibility(torch::stable::contiguous(compatibility_in)),
-        normalization(parse(norm)) {
+      : normalization(parse(norm)) {
+    // Before anything is copied: a tensor with stride 0 may be larger than the machine.
+    if (logits_in.dim() == 3)
+      segops::require_memory(2.0 * double(logits_in.numel()) * logits_in.element_size(),
+                             std::to_string(logits_in.size(2)) + " points with " + std::to_string(logits_in.size(1)) + " labels");
+    logits = torch::stable::contiguous(logits_in);
+    compatibility = torch::stable::contiguous(compatibility_in);
     STD_TORCH_CHECK(logits.dim() == 3, "mean_field: expected logits (N, L, P)");
     const auto dtype = logits.scalar_type();
     STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, "mean_field: expected float32 or float64");

@@ -42,7 +42,7 @@ template <class T>
 void filter_batch(const Tensor& values, const Tensor& features, Tensor& out, bool reverse) {
   const int64_t channels = values.size(1), points = values.size(2), dim = features.size(1);
   segops::TorchParallel parallel;
-  LatticeFilter<T> filter(points, {int(dim)}, parallel);
+  LatticeFilter<T> filter(points, {int(dim)}, int(std::min(channels, kChannels)), parallel);
   for (int64_t n = 0; n < values.size(0); ++n) {
     if (n < features.size(0))
       filter.build(0, static_cast<const T*>(features.const_data_ptr()) + n * dim * points, points,

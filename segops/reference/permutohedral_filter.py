@@ -117,7 +117,7 @@ def build_lattice(features: Tensor) -> Lattice:
 def permutohedral_filter(values: Tensor, features: Tensor, reverse: bool) -> Tensor:
     """values (N, V, P), features (N or 1, D, P) to (N, V, P)."""
     if values.numel() == 0:
-        return torch.zeros_like(values, memory_format=torch.contiguous_format)
+        return values.clone(memory_format=torch.contiguous_format)
     lattices = [build_lattice(f) for f in features]
     out = [lattices[n % len(lattices)].filter(v, reverse) for n, v in enumerate(values)]
     return torch.stack(out)

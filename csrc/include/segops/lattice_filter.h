@@ -2,6 +2,7 @@
 #pragma once
 
 #include "segops/lattice.h"
+#include "segops/memory.h"
 
 namespace segops {
 
@@ -12,8 +13,9 @@ inline int padded_width(int labels) { return (labels + 7) / 8 * 8; }
 template <class T>
 class LatticeFilter {
  public:
-  LatticeFilter(int64_t points, const std::vector<int>& dims, Parallel& parallel) : parallel_(parallel) {
+  LatticeFilter(int64_t points, const std::vector<int>& dims, int labels, Parallel& parallel) : parallel_(parallel) {
     entries_.points = points;
+    require_memory(bytes(points, dims, labels), std::to_string(points) + " points with " + std::to_string(labels) + " labels");
     lattices_.resize(dims.size());
     base_.assign(dims.size(), 0);
     for (size_t k = 0; k < dims.size(); ++k) {
@@ -23,6 +25,13 @@ class LatticeFilter {
     }
     entries_.vertex = Buffer<uint32_t>(points * entries_.per_point);
     entries_.weight = Buffer<T>(points * entries_.per_point);
+  }
+
+  // What the arrays of points take, inputs and results included; tables of vertices come on top, and are smaller.
+  static double bytes(int64_t points, const std::vector<int>& dims, int labels) {
+    double per_point = 3.0 * padded_width(labels) * sizeof(T);
+    for (int dim : dims) per_point += (dim + 1) * (sizeof(uint32_t) + sizeof(T)) + dim * sizeof(T);
+    return per_point * double(points);
   }
 
   // Lattice k of `features` (dim, points). The norm is folded into the weights. Lattices are built in order: a new k needs

@@ -17,7 +17,7 @@ template <class T>
 class MeanField {
  public:
   MeanField(int64_t points, int labels, const std::vector<int>& dims, Parallel& parallel)
-      : filter_(points, dims, parallel), labels_(labels) {}
+      : filter_(points, dims, labels, parallel), labels_(labels) {}
 
   void build(int k, const T* features, int64_t stride, Normalization normalization) {
     filter_.build(k, features, stride, normalization);
@@ -38,6 +38,22 @@ class MeanField {
       pass.softmax = !(last && return_logits);
       check(filter_.forward(pass, !last));
     }
+  }
+
+  // One update of given marginals: softmax(logits - sum_k C_k K_k Q) or, without logits, -sum_k C_k K_k Q. `out` may be
+  // the marginals themselves.
+  void update(const T* logits, const T* marginals, T* out, Compatibility<T> compatibility) {
+    prepare(compatibility);
+    Buffer<T> table(filter_.rows() * filter_.width());
+    PointPass<T> pass = filter_.pass(labels_);
+    pass.maps_in = marginals;
+    filter_.forward(pass, true);
+    filter_.merge_and_blur(table.data());
+    filter_.couple(table.data(), table.data(), coupling_, matrix_, labels_);
+    pass = state_pass(0, logits, nullptr, table.data(), false);
+    pass.maps_out = out;
+    pass.softmax = logits != nullptr;
+    check(filter_.forward(pass, false));
   }
 
   // Gradients of logits (labels, points) and, added to grad_energy, of the energies.

@@ -1,0 +1,202 @@
+"""What every operator promises, swept over the whole case table."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+import torch
+import torch.utils._pytree as pytree
+
+import segops
+from segops import _backends
+from segops._registry import OPERATORS
+from segops.testing import CASES, Case, assert_as_good_as, assert_gradients_match, poisoned_memory
+
+segops.ops  # noqa: B018  registers the operators
+
+WITH_GRADIENT = [c for c in CASES if c.gradients]
+# One ordinary case of each operator, for the promises that do not depend on the numbers.
+FIRST = list({c.op: c for c in reversed(CASES)}.values())
+GRADCHECK = [c for c in WITH_GRADIENT if c.name not in ("colour", "wide", "matrix", "none")]  # small enough
+DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+
+
+def op(case: Case):
+    return getattr(torch.ops.segops, case.op)
+
+
+def results(out) -> tuple:
+    return out if isinstance(out, tuple) else (out,)
+
+
+def with_gradients(case: Case, args: tuple) -> tuple[tuple, list[torch.Tensor]]:
+    args = tuple(a.requires_grad_() if i in case.gradients else a for i, a in enumerate(args))
+    return args, [args[i] for i in case.gradients]
+
+
+def gradients(case: Case, args: tuple, function=None) -> tuple[torch.Tensor, ...]:
+    args, inputs = with_gradients(case, args)
+    out = (function or op(case))(*args)
+    direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return torch.autograd.grad(out, inputs, direction.to(out))
+
+
+def expected(case: Case, dtype: torch.dtype) -> tuple:
+    return results(OPERATORS[case.op].reference(*case.args(dtype)))
+
+
+def backends() -> list[str]:
+    """Those that can run here, a GPU's kernels on CPU tensors by their interpreter."""
+    return [b for b in ("cpu", "triton") if importlib.util.find_spec("triton") or b != "triton"]
+
+
+def test_the_table_covers_every_operator():
+    assert {c.op for c in CASES} == set(OPERATORS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("backend", backends())
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_agrees_with_the_float64_reference(case, backend, dtype):
+    with segops.backend(backend):
+        actual = results(op(case)(*case.args(dtype)))
+    for i, (a, eager, oracle) in enumerate(zip(actual, expected(case, dtype), expected(case, torch.float64), strict=True)):
+        assert a.dtype == eager.dtype
+        assert_as_good_as(a, eager, oracle, f"{case}[{i}]")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("backend", backends())
+@pytest.mark.parametrize("case", WITH_GRADIENT, ids=str)
+def test_gradients_agree_with_the_float64_reference(case, backend, dtype):
+    oracle = gradients(case, case.args(torch.float64), OPERATORS[case.op].reference)
+    with segops.backend(backend):
+        actual = gradients(case, case.args(dtype))
+    for i, a, b in zip(case.gradients, actual, oracle, strict=True):
+        assert a.dtype == dtype
+        assert_gradients_match(a, b, 1e-10 if dtype == torch.float64 else 2e-5, f"{case} argument {i}")
+
+
+@pytest.mark.parametrize("case", GRADCHECK, ids=str)
+def test_gradcheck(case):
+    args, _ = with_gradients(case, case.args(torch.float64))
+    assert torch.autograd.gradcheck(op(case), args, fast_mode=True)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_opcheck(case):
+    args, _ = with_gradients(case, case.args(torch.float32))
+    torch.library.opcheck(op(case), args)
+
+
+@pytest.mark.parametrize("case", FIRST, ids=str)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_whole(case, dynamic):
+    torch._dynamo.reset()
+    function = op(case)
+    compiled = torch.compile(lambda *args: pytree.tree_map(lambda x: x * 2, results(function(*args))), fullgraph=True, dynamic=dynamic)
+    args = case.args(torch.float32)
+    for actual, eager in zip(compiled(*args), results(function(*args)), strict=True):
+        torch.testing.assert_close(actual, eager * 2)
+
+
+@pytest.mark.parametrize("case", FIRST, ids=str)
+def test_exports(case):
+    class Module(torch.nn.Module):
+        def forward(self, *tensors):
+            return op(case)(*pytree.tree_unflatten([*tensors, *constants], structure))
+
+    leaves, structure = pytree.tree_flatten(list(case.args(torch.float32)))
+    tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+    constants = [x for x in leaves if not isinstance(x, torch.Tensor)]  # every operator takes its tensors first
+    program = torch.export.export(Module(), tuple(tensors))
+    for actual, eager in zip(results(program.module()(*tensors)), results(op(case)(*case.args(torch.float32))), strict=True):
+        torch.testing.assert_close(actual, eager)
+
+
+@pytest.mark.parametrize("everything", [False, True])
+@pytest.mark.parametrize("case", [c for c in CASES if "empty" not in c.name], ids=str)
+def test_vmap(case, everything):
+    """Over the first argument alone, and over all tensors."""
+    args = case.args(torch.float64)
+
+    def stacked(x):
+        return torch.stack([x, x.flip(-1)]) if isinstance(x, torch.Tensor) else x
+
+    mapped = [everything or i == 0 for i in range(len(args))]
+    batch = [pytree.tree_map(stacked, a) if m else a for a, m in zip(args, mapped, strict=True)]
+    in_dims = tuple(
+        pytree.tree_map(lambda x, m=m: 0 if m and isinstance(x, torch.Tensor) else None, a)
+        for a, m in zip(args, mapped, strict=True)
+    )
+    actual = results(torch.func.vmap(op(case), in_dims)(*batch))
+    for i in range(2):
+        one = [pytree.tree_map(lambda x: x[i] if isinstance(x, torch.Tensor) else x, a) if m else a for a, m in zip(batch, mapped, strict=True)]  # noqa: B023
+        for a, b in zip(actual, results(op(case)(*one)), strict=True):
+            torch.testing.assert_close(a[i], b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("case", FIRST, ids=str)
+def test_autocast_computes_in_float32(case):
+    args = case.args(torch.bfloat16)
+    wide = pytree.tree_map(lambda x: x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, args)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = results(op(case)(*args))
+    for a, b in zip(actual, results(op(case)(*wide)), strict=True):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b)
+
+
+def layouts(x: torch.Tensor) -> list[torch.Tensor]:
+    """The same numbers in other memory."""
+    spread = torch.stack([x, torch.full_like(x, 7)], -1)[..., 0]
+    back = x.movedim(-1, 0).contiguous().movedim(0, -1)
+    last = torch.cat([x, x], -1)[..., : x.shape[-1]]
+    return [spread, back, last, x.flip(-1).contiguous().flip(-1)]
+
+
+@pytest.mark.parametrize("backend", backends())
+@pytest.mark.parametrize("case", FIRST, ids=str)
+def test_any_memory_layout(case, backend):
+    args = case.args(torch.float64)
+    with segops.backend(backend):
+        plain = results(op(case)(*args))
+        for i in range(4):
+            other = pytree.tree_map(lambda x: layouts(x)[i] if isinstance(x, torch.Tensor) else x, args)  # noqa: B023
+            for a, b in zip(results(op(case)(*other)), plain, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_outputs_are_fully_written_and_repeat(case):
+    first = results(op(case)(*case.args(torch.float32)))
+    with poisoned_memory():
+        again = results(op(case)(*case.args(torch.float32)))
+    for a, b in zip(again, first, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("case", FIRST, ids=str)
+def test_gradients_of_expanded_results(case):
+    """A gradient with stride 0, as sum() sends it."""
+    if not case.gradients:
+        assert case.op.endswith("_backward") or case.op == "dense_crf_features"
+        return
+    args, inputs = with_gradients(case, case.args(torch.float64))
+    expanded = torch.autograd.grad(op(case)(*args).sum(), inputs)
+    out = op(case)(*args)
+    for a, b in zip(expanded, torch.autograd.grad(out, inputs, torch.ones_like(out)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", FIRST, ids=str)
+def test_a_forced_backend_that_can_not_run_says_why(case):
+    with pytest.raises(_backends.BackendError, match="can't run: runs on CUDA tensors"), segops.backend("cuda"):
+        op(case)(*case.args(torch.float32))
+
+
+def test_the_interpreter_is_on_where_there_is_no_gpu():
+    """Otherwise the Triton rows above would not have run."""
+    assert torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"
