@@ -14,8 +14,8 @@ struct Scales {
   float of[kMaxDim];
 };
 
-// A number of features known to the compiler, so that loops unroll and arrays stay in registers; the type int is the one
-// that is not. (Device code can't convert a std::integral_constant.)
+// A number of features known to the compiler, so that loops unroll and arrays stay in registers; the type int is the
+// one that is not. (Device code can't convert a std::integral_constant.)
 template <int D>
 struct Fixed {
   SEGOPS_HOST_DEVICE constexpr operator int() const { return D; }
@@ -146,8 +146,7 @@ template <int... D>
 void insert_any(const Place& place, std::integer_sequence<int, D...>, const float* features, const HashLattice& lattice,
                 HashTable table, const Buffer<int>& trouble) {
   const bool special =
-      ((lattice.dim == D + 1 &&
-        (insert(place, Fixed<D + 1>(), features, lattice, table, trouble), true)) || ...);
+      ((lattice.dim == D + 1 && (insert(place, Fixed<D + 1>(), features, lattice, table, trouble), true)) || ...);
   if (!special) insert(place, lattice.dim, features, lattice, table, trouble);
 }
 

@@ -62,8 +62,8 @@ class Buffer {
 };
 
 // Every kernel is a row per threadIdx.y and a column per threadIdx.x, with blockIdx.y going over images. A block is as
-// wide as the row (up to kThreads, beyond that a thread takes several columns), so its threads are neighbours in memory,
-// none idles and nothing is divided.
+// wide as the row (up to kThreads, beyond that a thread takes several columns), so its threads are neighbours in
+// memory, none idles and nothing is divided.
 constexpr int kThreads = 256;
 constexpr int64_t kMaxRows = int64_t(1) << 30;  // keeps row() in an int
 
@@ -73,7 +73,8 @@ struct Shape {
 
 inline Shape shape_of(int64_t rows, int64_t columns = 1, int64_t images = 1) {
   const int64_t x = std::clamp<int64_t>(columns, 1, kThreads), y = kThreads / x;
-  return {dim3(unsigned((rows + y - 1) / y), unsigned(std::min<int64_t>(images, 65535))), dim3(unsigned(x), unsigned(y))};
+  return {dim3(unsigned((rows + y - 1) / y), unsigned(std::min<int64_t>(images, 65535))),
+          dim3(unsigned(x), unsigned(y))};
 }
 
 __device__ __forceinline__ int row() { return int(blockIdx.x * blockDim.y + threadIdx.y); }

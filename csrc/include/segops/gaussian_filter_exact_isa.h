@@ -1,5 +1,5 @@
 // No include guard: compiled once for each instruction set (see foreach_isa.h) by gaussian_filter_exact.h, which explains
-// ExactProblem and its blocks.
+// Problem and its blocks.
 //
 // A tile is two vectors of query points against one block of key points. The tile's part of the P x P matrix is computed
 // into a small array, and from the first-level cache it then multiplies every channel.
@@ -10,6 +10,10 @@ typedef float WideFloat __attribute__((vector_size(64)));
 typedef double WideDouble __attribute__((vector_size(64)));
 constexpr int kChannels = 12;  // channels summed side by side, two vectors each
 constexpr int kProducts = 8;   // scalar products side by side, likewise
+SEGOPS_INLINE void widen(WideFloat x, WideDouble halves[2]) {
+  halves[0] = (WideDouble)_mm512_maskz_cvtps_pd(0xff, (__m256)low_half(x));  // without a mask, gcc 12 warns
+  halves[1] = (WideDouble)_mm512_maskz_cvtps_pd(0xff, (__m256)high_half(x));
+}
 #elif SEGOPS_ISA_LEVEL == 1
 typedef float WideFloat __attribute__((vector_size(32)));
 typedef double WideDouble __attribute__((vector_size(32)));
@@ -18,18 +22,24 @@ constexpr int kProducts = 4;
 SEGOPS_INLINE WideDouble fma(WideDouble a, WideDouble b, WideDouble c) {
   return (WideDouble)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
 }
+SEGOPS_INLINE void widen(WideFloat x, WideDouble halves[2]) {
+  halves[0] = (WideDouble)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)x));
+  halves[1] = (WideDouble)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)x, 1));
+}
 #else
 typedef float WideFloat __attribute__((vector_size(16)));
 typedef double WideDouble __attribute__((vector_size(16)));
-typedef int32_t WideInt __attribute__((vector_size(16)));
 constexpr int kChannels = 5;
 constexpr int kProducts = 4;
 template <>
 struct Lanes<WideFloat> {
   using Scalar = float;
-  using Int = WideInt;
   static constexpr int kCount = 4;
 };
+SEGOPS_INLINE void widen(WideFloat x, WideDouble halves[2]) {
+  halves[0] = WideDouble{x[0], x[1]};
+  halves[1] = WideDouble{x[2], x[3]};
+}
 #endif
 #if SEGOPS_ISA_LEVEL < 2
 template <>
@@ -39,6 +49,7 @@ struct Lanes<WideDouble> {
 };
 #endif
 constexpr int kDistances = 4;  // keys whose distances are summed side by side
+constexpr int kTogether = 8;   // leaves that take their turns with one block of keys while that is in cache
 static_assert(kBlock % kProducts == 0 && kProducts % kDistances == 0);
 
 template <class T>
@@ -61,7 +72,7 @@ constexpr int kTile = 2 * kWidth<T>;
 // exp(-square / 2) within 1.3e-7 of its value, 0 from 174.6 on. It takes half of the time where channels are few, so it
 // goes without what exp needs for other arguments: 2^n times a polynomial of degree 6 in -2 times the rest.
 SEGOPS_INLINE WideFloat gaussian(WideFloat square) {
-  typedef typename Lanes<WideFloat>::Int Int;
+  typedef uint32_t Bits __attribute__((vector_size(sizeof(WideFloat))));
   const WideFloat magic = splat<WideFloat>(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
   const WideFloat shifted = fma(square, splat<WideFloat>(-0.721347520f), magic);
   const WideFloat n = shifted - magic;
@@ -74,7 +85,7 @@ SEGOPS_INLINE WideFloat gaussian(WideFloat square) {
   p = fma(p, r, splat<WideFloat>(1.2499999e-1f));
   p = fma(p, r, splat<WideFloat>(-0.5f));
   p = fma(p, r, splat<WideFloat>(1.f));
-  const WideFloat scaled = (WideFloat)((Int)p + ((Int)shifted << 23));  // n, the lowest bits, added to the exponent
+  const WideFloat scaled = (WideFloat)((Bits)p + ((Bits)shifted << 23));  // n, the lowest bits, added to the exponent
   return square > 174.6f ? WideFloat{} : scaled;
 }
 SEGOPS_INLINE WideDouble gaussian(WideDouble square) {
@@ -107,10 +118,19 @@ void fill_kernel(const T* queries, const T* keys, int64_t dims, int count, T* ke
   }
 }
 
-// out[c][lane] += sum over j of kernel[j][lane] values[c][j], or, with queries, kernel (values[c][j] - queries[c][lane]):
-// differences taken before they are summed, which the sums' difference would be less exact than.
+SEGOPS_INLINE void add_to(double* to, WideFloat x) {
+  WideDouble halves[2];
+  widen(x, halves);
+  store(to, load<WideDouble>(to) + halves[0]);
+  store(to + kWidth<double>, load<WideDouble>(to + kWidth<double>) + halves[1]);
+}
+SEGOPS_INLINE void add_to(double* to, WideDouble x) { store(to, load<WideDouble>(to) + x); }
+
+// out[c][lane] += sum over j of kernel[j][lane] values[c][j]. With kDifferences, of kernel (values[c][j] -
+// queries[c][lane]): differences taken first are exact where the sums' difference would not be. A float's error grows with
+// the number of terms, hence short runs in registers, which are added up for the block, which is added up in double.
 template <class T, int C, bool kDifferences>
-void multiply_few(const T* kernel, const T* values, const T* queries, int count, T* out) {
+void multiply_few(const T* kernel, const T* values, const T* queries, int count, double* out) {
   using V = Wide<T>;
   constexpr int W = kWidth<T>, kRun = kDifferences ? 16 : 32;
   V totals[C][2] = {};
@@ -138,15 +158,14 @@ void multiply_few(const T* kernel, const T* values, const T* queries, int count,
   }
 #pragma GCC unroll 16
   for (int c = 0; c < C; ++c) {
-    T* to = out + c * kBlock;
-    store(to, load<V>(to) + totals[c][0]);
-    store(to + W, load<V>(to + W) + totals[c][1]);
+    add_to(out + c * kLeaf, totals[c][0]);
+    add_to(out + c * kLeaf + W, totals[c][1]);
   }
 }
 
 // From a number of channels known at run time to one known to the compiler.
 template <class T, int C, bool kDifferences>
-void multiply_some(int64_t channels, const T* kernel, const T* values, const T* queries, int count, T* out) {
+void multiply_some(int64_t channels, const T* kernel, const T* values, const T* queries, int count, double* out) {
   if (channels == C)
     multiply_few<T, C, kDifferences>(kernel, values, queries, count, out);
   else if constexpr (C > 1)
@@ -154,82 +173,93 @@ void multiply_some(int64_t channels, const T* kernel, const T* values, const T* 
 }
 
 template <class T, bool kDifferences>
-void multiply(int64_t channels, const T* kernel, const T* values, const T* queries, int count, T* out) {
+void multiply(int64_t channels, const T* kernel, const T* values, const T* queries, int count, double* out) {
   constexpr int kMost = kDifferences ? kChannels / 2 : kChannels;
   const int64_t parts = (channels + kMost - 1) / kMost;  // of equal size, give or take one
   for (int64_t part = 0; part < parts; ++part) {
     const int64_t c = channels * part / parts, end = channels * (part + 1) / parts;
     multiply_some<T, kMost, kDifferences>(end - c, kernel, values + c * kBlock, queries + c * kBlock, count,
-                                          out + c * kBlock);
+                                          out + c * kLeaf);
   }
 }
 
 // weights[j][lane] = kernel[j][lane] (g[lane] . v[j] + g[j] . v[lane]), g and v being grad and values.
 template <class T>
-void fill_weights(const ExactProblem<T>& p, int64_t queries, int64_t keys, int count, const T* kernel, T* weights) {
+void fill_weights(const Problem<T>& p, int64_t queries, int64_t keys, int count, const T* kernel, T* weights) {
   using V = Wide<T>;
-  constexpr int W = kWidth<T>;
+  constexpr int W = kWidth<T>, kRun = 16;
   const T *query_values = p.values + queries, *query_grad = p.grad + queries;
   for (int j = 0; j < count; j += kProducts) {
     const T *key_values = p.values + keys + j, *key_grad = p.grad + keys + j;
-    V sums[kProducts][2] = {};
-    for (int64_t at = 0; at < p.channels * kBlock; at += kBlock) {
-      const V g0 = load<V>(query_grad + at), g1 = load<V>(query_grad + at + W);
-      const V v0 = load<V>(query_values + at), v1 = load<V>(query_values + at + W);
+    V totals[kProducts][2] = {};
+    for (int64_t run = 0; run < p.channels; run += kRun) {
+      const int64_t end = p.channels < run + kRun ? p.channels : run + kRun;
+      V sums[kProducts][2] = {};
+      for (int64_t at = run * kBlock; at < end * kBlock; at += kBlock) {
+        const V g0 = load<V>(query_grad + at), g1 = load<V>(query_grad + at + W);
+        const V v0 = load<V>(query_values + at), v1 = load<V>(query_values + at + W);
+#pragma GCC unroll 8
+        for (int i = 0; i < kProducts; ++i) {
+          const V v = splat<V>(key_values[at + i]), g = splat<V>(key_grad[at + i]);
+          sums[i][0] = fma(g, v0, fma(v, g0, sums[i][0]));
+          sums[i][1] = fma(g, v1, fma(v, g1, sums[i][1]));
+        }
+      }
 #pragma GCC unroll 8
       for (int i = 0; i < kProducts; ++i) {
-        const V v = splat<V>(key_values[at + i]), g = splat<V>(key_grad[at + i]);
-        sums[i][0] = fma(g, v0, fma(v, g0, sums[i][0]));
-        sums[i][1] = fma(g, v1, fma(v, g1, sums[i][1]));
+        totals[i][0] += sums[i][0];
+        totals[i][1] += sums[i][1];
       }
     }
 #pragma GCC unroll 8
     for (int i = 0; i < kProducts; ++i) {
       const int to = (j + i) * kTile<T>;
-      store(weights + to, load<V>(kernel + to) * sums[i][0]);
-      store(weights + to + W, load<V>(kernel + to + W) * sums[i][1]);
+      store(weights + to, load<V>(kernel + to) * totals[i][0]);
+      store(weights + to + W, load<V>(kernel + to + W) * totals[i][1]);
     }
   }
 }
 
+// The tile that begins at a lane of a leaf.
 template <class T, bool kBackward>
-void visit_tile(const ExactProblem<T>& p, int64_t block, int lane, int64_t key_block, T* kernel, T* weights) {
-  const int64_t queries = block * p.dims * kBlock + lane, keys = key_block * p.dims * kBlock;
-  const int64_t query_channels = block * p.channels * kBlock + lane, key_channels = key_block * p.channels * kBlock;
+void visit_tile(const Problem<T>& p, int64_t leaf, int lane, int64_t key_block, T* kernel, T* weights) {
+  const int64_t block = leaf / kLeaves, at = leaf % kLeaves * kLeaf + lane;
+  const int64_t queries = block * p.dims * kBlock + at, query_channels = block * p.channels * kBlock + at;
+  const int64_t keys = key_block * p.dims * kBlock, key_channels = key_block * p.channels * kBlock;
+  double* out = p.out + leaf * p.channels * kLeaf + lane;
   const int64_t left = p.points - key_block * kBlock;
   const int count = left < kBlock ? int(left + kProducts - 1) / kProducts * kProducts : kBlock;
   fill_kernel(p.features + queries, p.features + keys, p.dims, count, kernel);
   if constexpr (kBackward) {
-    multiply<T, false>(p.channels, kernel, p.grad + key_channels, p.grad, count, p.out + query_channels);
+    double* grad_features = p.grad_features + leaf * p.dims * kLeaf + lane;
+    multiply<T, false>(p.channels, kernel, p.grad + key_channels, p.grad, count, out);
     fill_weights(p, query_channels, key_channels, count, kernel, weights);
-    multiply<T, true>(p.dims, weights, p.features + keys, p.features + queries, count, p.grad_features + queries);
+    multiply<T, true>(p.dims, weights, p.features + keys, p.features + queries, count, grad_features);
   } else {
-    multiply<T, false>(p.channels, kernel, p.values + key_channels, p.values, count, p.out + query_channels);
+    multiply<T, false>(p.channels, kernel, p.values + key_channels, p.values, count, out);
   }
 }
 
-// The queries of leaves begin .. end - 1. Leaves of one block go together, so that they share the keys' cache lines.
+// The queries of leaves first, first + step, ...
 template <class T, bool kBackward>
-void visit_leaves(const ExactProblem<T>& p, int64_t begin, int64_t end) {
+void visit_leaves(const Problem<T>& p, int64_t first, int64_t step) {
   alignas(64) T kernel[kBlock * kTile<T>], weights[kBackward ? kBlock * kTile<T> : 1];
-  for (int64_t first = begin, last; first < end; first = last) {
-    const int64_t block = first / kLeaves;
-    last = end < (block + 1) * kLeaves ? end : (block + 1) * kLeaves;
+  for (int64_t begin = first; begin < p.leaves; begin += kTogether * step) {
+    const int64_t end = begin + kTogether * step < p.leaves ? begin + kTogether * step : p.leaves;
     for (int64_t key_block = 0; key_block < p.blocks; ++key_block)
-      for (int64_t leaf = first; leaf < last; ++leaf) {
+      for (int64_t leaf = begin; leaf < end; leaf += step) {
         if (p.far(leaf, key_block)) continue;
-        const int lane = int(leaf % kLeaves) * kLeaf;
-        for (int i = lane; i < lane + kLeaf; i += kTile<T>)
-          visit_tile<T, kBackward>(p, block, i, key_block, kernel, weights);
+        for (int lane = 0; lane < kLeaf; lane += kTile<T>)
+          visit_tile<T, kBackward>(p, leaf, lane, key_block, kernel, weights);
       }
   }
 }
 
 template <class T>
-void filter_leaves(const ExactProblem<T>& problem, int64_t begin, int64_t end) {
-  visit_leaves<T, false>(problem, begin, end);
+void filter_leaves(const Problem<T>& problem, int64_t first, int64_t step) {
+  visit_leaves<T, false>(problem, first, step);
 }
 template <class T>
-void differentiate_leaves(const ExactProblem<T>& problem, int64_t begin, int64_t end) {
-  visit_leaves<T, true>(problem, begin, end);
+void differentiate_leaves(const Problem<T>& problem, int64_t first, int64_t step) {
+  visit_leaves<T, true>(problem, first, step);
 }

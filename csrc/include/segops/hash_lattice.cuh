@@ -16,8 +16,8 @@ struct alignas(8) Corner {
   float weight;
 };
 
-// The same seen from the vertex: a point of its neighbourhood. Entries lie sorted by vertex; the sign bit marks the last
-// one of each.
+// The same seen from the vertex: a point of its neighbourhood. Entries lie sorted by vertex; the sign bit marks the
+// last one of each.
 struct alignas(8) Entry {
   int32_t marked_point;
   float weight;
@@ -26,8 +26,9 @@ struct alignas(8) Entry {
   SEGOPS_HOST_DEVICE bool last() const { return marked_point < 0; }
 };
 
-// Maps keys to slots, with a region of mask + 1 slots for every image. Which slot a key gets depends on who comes first;
-// `first`, the smallest entry that asked for the key, does not, and so vertices are told apart and numbered by it.
+// Maps keys to slots, with a region of mask + 1 slots for every image. Which slot a key gets depends on who comes
+// first; `first`, the smallest entry that asked for the key, does not, and so vertices are told apart and numbered by
+// it.
 struct HashTable {
   Key* keys;
   uint32_t* first;
@@ -90,11 +91,11 @@ struct Chunks {
 // The lattices of a batch of point sets, vertices numbered through, those of an image next to each other.
 struct HashLattice {
   int images, dim, points, vertices;
-  Buffer<Corner> corners;         // (images, points, dim + 1)
-  Buffer<Entry> entries;          // as many, sorted by vertex, then by point
-  Buffer<int32_t> begin;          // (vertices + 1): where the entries of a vertex begin
-  Buffer<int32_t> chunk_vertex;   // the vertex that each chunk begins with
-  Buffer<int32_t> neighbours;     // (dim + 1, 2, vertices): before and after along each axis, -1 where there is none
+  Buffer<Corner> corners;        // (images, points, dim + 1)
+  Buffer<Entry> entries;         // as many, sorted by vertex, then by point
+  Buffer<int32_t> begin;         // (vertices + 1): where the entries of a vertex begin
+  Buffer<int32_t> chunk_vertex;  // the vertex that each chunk begins with
+  Buffer<int32_t> neighbours;    // (dim + 1, 2, vertices): before and after along each axis, -1 where there is none
 
   int64_t entry_count() const { return int64_t(images) * points * (dim + 1); }
   Chunks chunks() const {

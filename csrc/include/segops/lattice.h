@@ -4,33 +4,16 @@
 #pragma once
 
 #include <cmath>
-#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "segops/buffer.h"
 #include "segops/lattice_passes.h"
 #include "segops/parallel.h"
 #include "segops/simplex.h"
 
 namespace segops {
-
-// Memory that nobody has touched yet: every element is written before it is read.
-template <class T>
-class Buffer {
- public:
-  Buffer() = default;
-  explicit Buffer(int64_t size) : data_(new T[size]), size_(size) {}
-  T* data() { return data_.get(); }
-  const T* data() const { return data_.get(); }
-  int64_t size() const { return size_; }
-  T& operator[](int64_t i) { return data_[i]; }
-  const T& operator[](int64_t i) const { return data_[i]; }
-
- private:
-  std::unique_ptr<T[]> data_;
-  int64_t size_ = 0;
-};
 
 // Keys to vertex numbers 1, 2, ... in order of insertion; linear probing, never more than half full. 0: no such vertex.
 template <class Key>
@@ -90,6 +73,7 @@ template <class T>
 struct Entries {
   int64_t points = 0;
   int per_point = 0;
+  Buffer<int32_t> order;    // in which points are visited; the other arrays are in that order
   Buffer<uint32_t> vertex;  // (points, per_point)
   Buffer<T> weight;         // (points, per_point)
 };
@@ -118,13 +102,21 @@ struct LatticePart {
     const int dim = lattice.dim;
     const KeyLayout<Key> layout(dim);
     const auto find_simplices = SEGOPS_BY_ISA(find_simplices<T>);
+    T gathered[kMaxDim * kLanes];
     alignas(64) T quotient[(kMaxDim + 1) * kLanes], rank[(kMaxDim + 1) * kLanes], weight[(kMaxDim + 1) * kLanes];
     Key key[kMaxDim + 1], last_key[kMaxDim + 1] = {};
     int32_t number[kMaxDim + 1] = {};
     int q[kMaxDim + 1], k[kMaxDim + 1];
     for (int64_t p = begin; p < end; p += kLanes) {
       const int count = int(std::min<int64_t>(kLanes, end - p));
-      if (!find_simplices(features + p, stride, dim, count, T(layout.limit()), quotient, rank, weight)) {
+      const T* block = features + entries.order[p];
+      const bool together = is_run(&entries.order[p], count);
+      if (!together) {
+        for (int i = 0; i < dim; ++i)
+          for (int lane = 0; lane < count; ++lane) gathered[i * kLanes + lane] = features[i * stride + entries.order[p + lane]];
+        block = gathered;
+      }
+      if (!find_simplices(block, together ? stride : kLanes, dim, count, T(layout.limit()), quotient, rank, weight)) {
         in_range = false;
         return;
       }

@@ -1,8 +1,11 @@
 // Filtering on one or several lattices over the same points: splat, blur, slice on rows of labels.
 #pragma once
 
+#include <numeric>
+
 #include "segops/lattice.h"
 #include "segops/memory.h"
+#include "segops/point_order.h"
 
 namespace segops {
 
@@ -25,6 +28,10 @@ class LatticeFilter {
     }
     entries_.vertex = Buffer<uint32_t>(points * entries_.per_point);
     entries_.weight = Buffer<T>(points * entries_.per_point);
+    if (dims.empty()) {  // nothing to order the points by
+      entries_.order = Buffer<int32_t>(points);
+      std::iota(entries_.order.data(), entries_.order.data() + points, 0);
+    }
   }
 
   // What the arrays of points take, inputs and results included; tables of vertices come on top, and are smaller.
@@ -38,6 +45,7 @@ class LatticeFilter {
   // all that follow it anew, because their rows lie behind its own.
   void build(int k, const T* features, int64_t stride, Normalization normalization) {
     Lattice<T>& lattice = lattices_[k];
+    if (k == 0) entries_.order = order_by_cell(features, stride, lattice.dim, points());
     build_lattice(features, stride, lattice, entries_, parallel_);
     base_[k] = k == 0 ? 0 : base_[k - 1] + lattices_[k - 1].vertices + 1;
     rows_ = base_[k] + lattice.vertices + 1;
@@ -70,6 +78,7 @@ class LatticeFilter {
 
   PointPass<T> pass(int labels) const {
     PointPass<T> pass;
+    pass.order = entries_.order.data();
     pass.vertex = entries_.vertex.data();
     pass.per_point = entries_.per_point;
     pass.width = width_;
@@ -101,7 +110,7 @@ class LatticeFilter {
   // The threads' sums to `out` (rows, width): merged, and blurred along the axes 0..D or D..0.
   void merge(T* out) {
     const auto run = SEGOPS_BY_ISA(merge_rows<T>);
-    each_lattice([&](int k, int64_t begin, int64_t end, T* scratch) {
+    each_lattice([&](int k, int64_t begin, int64_t end, T*) {
       std::vector<T*> sums(sum_pointers_);
       std::vector<VertexRange> ranges;
       for (size_t t = 0; t < sums.size(); ++t) {
@@ -113,7 +122,7 @@ class LatticeFilter {
       pass.sums = sums.data();
       pass.touched = ranges.data();
       if (begin == 1) std::fill_n(pass.out, width_, T(0));  // row 0 stands for missing neighbours
-      run(pass, begin, end, scratch);
+      run(pass, begin, end);
     });
   }
   void blur(const T* in, T* out, bool reverse) {
@@ -121,7 +130,7 @@ class LatticeFilter {
     int last = 0;
     for (const auto& lattice : lattices_) last = std::max(last, lattice.dim);
     for (int step = 0; step <= last; ++step)
-      each_lattice([&](int k, int64_t begin, int64_t end, T* scratch) {
+      each_lattice([&](int k, int64_t begin, int64_t end, T*) {
         const Lattice<T>& lattice = lattices_[k];
         if (step > lattice.dim) return;
         const T* from = step == 0 ? in : (step % 2 ? pong_ : ping_).data();
@@ -129,7 +138,7 @@ class LatticeFilter {
         RowPass<T> pass = row_pass(k, from, to);
         const int axis = reverse ? lattice.dim - step : step;
         pass.neighbour = lattice.neighbour.data() + int64_t(axis) * (lattice.vertices + 1) * 2;
-        run(pass, begin, end, scratch);
+        run(pass, begin, end);
       });
   }
   void merge_and_blur(T* out, bool reverse = false) {
@@ -173,7 +182,7 @@ class LatticeFilter {
  private:
   int point_parts() const { return int(lattices_.empty() ? 1 : lattices_[0].touched.size()); }
   VertexRange touched(size_t k, int t) const { return lattices_[k].touched[t]; }
-  int64_t scratch_size() const { return int64_t(width_) * (kLanes + 2); }
+  int64_t scratch_size() const { return int64_t(width_) * kLanes * 2; }
 
   RowPass<T> row_pass(int k, const T* in, T* out) const {
     RowPass<T> pass;

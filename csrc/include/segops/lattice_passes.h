@@ -11,7 +11,14 @@
 
 namespace segops {
 
-constexpr int kLanes = 16;  // points that go through the simplex search together
+constexpr int kLanes = 16;  // points that go through a pass together
+
+// Whether points lie side by side in memory.
+inline bool is_run(const int32_t* order, int count) {
+  int32_t gaps = 0;
+  for (int i = 1; i < count; ++i) gaps |= order[i] - order[0] - i;
+  return gaps == 0;
+}
 
 // Where the points of one thread end in the numbering of one lattice: a table of sums need not be larger.
 struct VertexRange {
@@ -21,6 +28,7 @@ struct VertexRange {
 // One pass over the points. Null pointers leave their step out. Maps are (labels, points), rows (points, width).
 template <class T>
 struct PointPass {
+  const int32_t* order = nullptr;    // the points of the maps, in the order of everything else
   const uint32_t* vertex = nullptr;  // (points, per_point), rows of the tables
   int per_point = 0, width = 0, labels = 0;
   int64_t stride = 0;  // of the maps

@@ -9,7 +9,7 @@ SEGOPS_INLINE bool find_simplices_of(const typename Lanes<V>::Scalar* features, 
   constexpr int kCount = Lanes<V>::kCount;
   bool in_range = true;
   for (int first = 0; first < count; first += kCount) {
-    V scaled[kMaxDim], q[kMaxDim + 1], k[kMaxDim + 1], w[kMaxDim + 1];
+    V scaled[kMaxDim] = {}, q[kMaxDim + 1], k[kMaxDim + 1], w[kMaxDim + 1];
     for (int i = 0; i < dim; ++i) {
       const T* row = features + i * stride + first;
       const T scale = T(feature_scale(dim, i));

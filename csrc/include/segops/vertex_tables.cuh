@@ -75,7 +75,8 @@ __global__ void blur_axis(const int32_t* __restrict__ before, const int32_t* __r
   for (int image = blockIdx.y; image < images; image += gridDim.y)
     for (int label = threadIdx.x; label < labels; label += blockDim.x) {
       const int64_t base = int64_t(image) * vertices * labels + label;
-      const float sides = (b < 0 ? 0.f : in[base + int64_t(b) * labels]) + (a < 0 ? 0.f : in[base + int64_t(a) * labels]);
+      const float sides =
+          (b < 0 ? 0.f : in[base + int64_t(b) * labels]) + (a < 0 ? 0.f : in[base + int64_t(a) * labels]);
       out[base + int64_t(vertex) * labels] = in[base + int64_t(vertex) * labels] + 0.5f * sides;
     }
 }
@@ -88,7 +89,8 @@ __global__ void mix_labels(const float* __restrict__ transposed, int vertices, c
     for (int label = threadIdx.x; label < labels; label += blockDim.x) {
       const int64_t base = (int64_t(image) * vertices + vertex) * labels;
       float sum = 0;
-      for (int other = 0; other < labels; ++other) sum += transposed[int64_t(other) * labels + label] * in[base + other];
+      for (int other = 0; other < labels; ++other)
+        sum += transposed[int64_t(other) * labels + label] * in[base + other];
       out[base + label] = sum;
     }
 }
