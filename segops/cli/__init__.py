@@ -1,0 +1,17 @@
+"""The command line: one module for each command. Nothing heavy is imported before a command runs."""
+
+import typer
+
+from .demo import demo
+from .info import info
+from .ops import ops
+
+app = typer.Typer(
+    help="Operators for semantic segmentation: a demo, and what this machine can run.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(demo)
+app.command()(info)
+app.command()(ops)
