@@ -69,7 +69,7 @@ def dense_crf(
         torch.Size([1, 5, 20, 30])
     """
     _checks.floating("logits", _checks.tensor("logits", logits, 4, "(N, L, H, W)"))
-    _check_image(image, logits)
+    check_image(image, logits)
     batch, labels, height, width = logits.shape
     channels = image.shape[1]
     spatial = _checks.positives("spatial_sigma", spatial_sigma, 2)
@@ -92,7 +92,8 @@ def dense_crf(
     return out.view(batch, labels, height, width)
 
 
-def _check_image(image: Any, logits: Tensor) -> None:
+def check_image(image: Any, logits: Tensor) -> None:
+    """An image that goes with logits (N, L, H, W)."""
     _checks.tensor("image", image, 4, "(N, C, H, W)")
     if image.dtype != torch.uint8:
         _checks.floating("image", image)

@@ -161,7 +161,8 @@ class LatticeFilter {
   // body(k, begin, end, scratch) on pieces of every lattice's rows; vertex v is row v of lattice k.
   template <class Body>
   void each_lattice(const Body& body) {
-    const int parts = int(std::clamp<int64_t>(rows_ / 256, 1, parallel_.threads()));
+    // Waiting for a thread costs more than it saves where tables are small, and on a busy machine much more.
+    const int parts = int(std::clamp<int64_t>(rows_ * width_ >> 20, 1, parallel_.threads()));
     parallel_.run(parts, [&](int i) {
       Buffer<T> scratch(scratch_size());
       for (size_t k = 0; k < lattices_.size(); ++k) {

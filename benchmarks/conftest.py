@@ -1,0 +1,26 @@
+"""After the table: each provider's speed as a ratio to the peer's best in the same run."""
+
+from __future__ import annotations
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    session = getattr(config, "_benchmarksession", None)
+    done = [b for b in getattr(session, "benchmarks", []) if b.stats and b.extra_info.get("provider")]
+    if not done:
+        return
+    terminalreporter.section("ratios to the peer in this run")
+    by_workload: dict[str, list] = {}
+    for b in done:
+        by_workload.setdefault(b.extra_info["workload"], []).append(b)
+    for workload, rows in by_workload.items():
+        peers = [b for b in rows if not b.extra_info["provider"].startswith("segops")]
+        for b in sorted(rows, key=lambda b: (b.extra_info["provider"], b.extra_info["threads"])):
+            info = b.extra_info
+            # A peer with as many threads where there is one, else the one thread it has.
+            peer = next((p for p in peers if p.extra_info["threads"] == info["threads"]), peers[0] if peers else None)
+            ratio = f"{peer.stats.median / b.stats.median:6.2f}x {peer.extra_info['provider']}" if peer else ""
+            memory = f"{info['peak_mib']:7.0f} MiB" if "peak_mib" in info else ""
+            terminalreporter.write_line(
+                f"{workload:44s} {info['provider']:14s} {info['threads']} thr {b.stats.median * 1e3:9.2f} ms "
+                f"{100 * info.get('share_of_copy_bandwidth', 0):5.1f} % of copy bandwidth {memory:12s} {ratio}"
+            )
