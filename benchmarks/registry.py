@@ -67,7 +67,11 @@ def scene(photos: tuple[str, ...], height: int, width: int, labels: int, iterati
     logits = 3 * torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")
     logits += torch.randn(logits.shape, generator=g)
     image = np.stack([photo(name, height, width) for name in photos])
-    return {"logits": logits, "image": torch.from_numpy(image).permute(0, 3, 1, 2).contiguous(), "iterations": iterations}
+    return {
+        "logits": logits,
+        "image": torch.from_numpy(image).permute(0, 3, 1, 2).contiguous(),
+        "iterations": iterations,
+    }
 
 
 def crf_bytes(inputs: Inputs) -> int:

@@ -1,7 +1,7 @@
 """Which kernel runs, and why the others do not.
 
-The choice sits inside each operator, so torch.compile never sees it. Nothing falls back in silence: a forced backend that
-can't run is an error with the reason.
+The choice sits inside each operator, so torch.compile never sees it. Nothing falls back in silence: a forced backend
+that can't run is an error with the reason.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from . import _native
 
 BACKENDS = ("cpu", "cuda", "triton", "reference")
 
-# CUDA C++ kernels that a committed run under benchmarks/results/ shows right and faster than Triton; the others are opt-in.
+# CUDA C++ kernels that a committed run under benchmarks/results/ shows right and faster than Triton; the others are
+# opt-in.
 PROVEN_ON_DEVICE: frozenset[str] = frozenset()
 
 
@@ -156,7 +157,9 @@ def table() -> list[tuple[str, dict[str, str | None]]]:
 
 
 def _without_gpu(name: str) -> str | None:
-    return None if unavailable(name, "triton", "cpu") is None else "no CUDA device (TRITON_INTERPRET=1 runs it on the CPU)"
+    return (
+        None if unavailable(name, "triton", "cpu") is None else "no CUDA device (TRITON_INTERPRET=1 runs it on the CPU)"
+    )
 
 
 def explain(name: str, *args: Any) -> str:

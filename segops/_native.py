@@ -1,6 +1,7 @@
 """The compiled libraries: loaded once, and the reason kept where one is missing.
 
-``_C`` holds the CPU operators, ``_C_cuda`` the CUDA operators (both on torch's stable ABI), ``_host`` the NumPy front end.
+``_C`` holds the CPU operators, ``_C_cuda`` the CUDA operators (both on torch's stable ABI), ``_host`` the NumPy front
+end.
 """
 
 from __future__ import annotations

@@ -98,7 +98,9 @@ def _vmap(name: str, batch: frozenset[int]) -> Callable[..., Any]:
         return arg if dim is None else arg.select(dim, index)
 
     def loop(info: Any, in_dims: tuple, *args: Any) -> Any:
-        results = [operator(*(one(a, d, i) for a, d in zip(args, in_dims, strict=True))) for i in range(info.batch_size)]
+        results = [
+            operator(*(one(a, d, i) for a, d in zip(args, in_dims, strict=True))) for i in range(info.batch_size)
+        ]
         if isinstance(results[0], Tensor):
             return torch.stack(results), 0
         return tuple(torch.stack(r) for r in zip(*results, strict=True)), (0,) * len(results[0])
@@ -116,7 +118,9 @@ def _vmap(name: str, batch: frozenset[int]) -> Callable[..., Any]:
             arg = arg.movedim(dim, 0)
             return arg.expand(size, inner, *arg.shape[2:]).flatten(0, 1)
 
-        result = operator(*(flat(a, d) if i in batch else a for i, (a, d) in enumerate(zip(args, in_dims, strict=True))))
+        result = operator(
+            *(flat(a, d) if i in batch else a for i, (a, d) in enumerate(zip(args, in_dims, strict=True)))
+        )
         return result.unflatten(0, (size, inner)), 0
 
     def rule(info: Any, in_dims: tuple, *args: Any) -> Any:

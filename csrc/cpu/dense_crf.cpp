@@ -15,7 +15,8 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 template <class T, class Pixel>
-void fill(const Tensor& image, const std::vector<double>& sigma_xy, const std::vector<double>& sigma_color, Tensor& out) {
+void fill(const Tensor& image, const std::vector<double>& sigma_xy, const std::vector<double>& sigma_color,
+          Tensor& out) {
   const int64_t channels = image.size(1), height = image.size(2), width = image.size(3), points = height * width;
   const Pixel* pixels = static_cast<const Pixel*>(image.const_data_ptr());
   T* features = static_cast<T*>(out.mutable_data_ptr());

@@ -30,7 +30,8 @@ struct Inputs {
                         features.scalar_type() == dtype,
                     "gaussian_filter_exact: expected values (N, V, P) and features (N or 1, D, P) of one dtype");
     batch = features.size(0);
-    channels = batch == values.size(0) ? values.size(1) : values.size(0) * values.size(1);  // shared: the batch is more V
+    channels = values.size(1);
+    if (batch != values.size(0)) channels *= values.size(0);  // shared features: the batch is so many more channels
     dims = features.size(1);
     points = features.size(2);
   }

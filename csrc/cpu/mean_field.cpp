@@ -44,22 +44,26 @@ struct Problem {
       : normalization(parse(norm)) {
     // Before anything is copied: a tensor with stride 0 may be larger than the machine.
     if (logits_in.dim() == 3)
-      segops::require_memory(2.0 * double(logits_in.numel()) * logits_in.element_size(),
-                             std::to_string(logits_in.size(2)) + " points with " + std::to_string(logits_in.size(1)) + " labels");
+      segops::require_memory(
+          2.0 * double(logits_in.numel()) * logits_in.element_size(),
+          std::to_string(logits_in.size(2)) + " points with " + std::to_string(logits_in.size(1)) + " labels");
     logits = torch::stable::contiguous(logits_in);
     compatibility = torch::stable::contiguous(compatibility_in);
     STD_TORCH_CHECK(logits.dim() == 3, "mean_field: expected logits (N, L, P)");
     const auto dtype = logits.scalar_type();
-    STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, "mean_field: expected float32 or float64");
+    STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
+                    "mean_field: expected float32 or float64");
     STD_TORCH_CHECK(compatibility.dim() >= 2 && compatibility.dim() <= 3 && compatibility.scalar_type() == dtype &&
-                        compatibility.size(0) == int64_t(features_in.size()) && compatibility.size(1) == logits.size(1) &&
+                        compatibility.size(0) == int64_t(features_in.size()) &&
+                        compatibility.size(1) == logits.size(1) &&
                         (compatibility.dim() == 2 || compatibility.size(2) == logits.size(1)),
                     "mean_field: expected compatibility (K, L) or (K, L, L) of the dtype of logits");
     for (auto& f : features_in) {
       features.push_back(torch::stable::contiguous(f));
       STD_TORCH_CHECK(f.dim() == 3 && f.scalar_type() == dtype && (f.size(0) == 1 || f.size(0) == logits.size(0)) &&
                           f.size(1) >= 1 && f.size(1) <= segops::kMaxDim && f.size(2) == logits.size(2),
-                      "mean_field: expected features (N or 1, D, P) of the dtype of logits, D at most ", segops::kMaxDim);
+                      "mean_field: expected features (N or 1, D, P) of the dtype of logits, D at most ",
+                      segops::kMaxDim);
     }
   }
 
@@ -88,7 +92,8 @@ struct Problem {
 template <class T>
 void forward(const Problem& problem, Tensor& out, int iterations, bool return_logits) {
   problem.each_image<T>([&](int64_t image, MeanField<T>& mean_field, Compatibility<T> compatibility) {
-    mean_field.forward(data<T>(problem.logits, image), mutable_data<T>(out, image), compatibility, iterations, return_logits);
+    mean_field.forward(data<T>(problem.logits, image), mutable_data<T>(out, image), compatibility, iterations,
+                       return_logits);
   });
 }
 
@@ -105,8 +110,8 @@ Tensor mean_field(Tensor logits, std::vector<Tensor> features, Tensor compatibil
 }
 
 template <class T>
-void backward(const Problem& problem, const Tensor& grad, Tensor& grad_logits, Tensor& grad_compatibility, int iterations,
-              bool return_logits) {
+void backward(const Problem& problem, const Tensor& grad, Tensor& grad_logits, Tensor& grad_compatibility,
+              int iterations, bool return_logits) {
   problem.each_image<T>([&](int64_t image, MeanField<T>& mean_field, Compatibility<T> compatibility) {
     mean_field.backward(data<T>(grad, image), data<T>(problem.logits, image), mutable_data<T>(grad_logits, image),
                         mutable_data<T>(grad_compatibility), compatibility, iterations, return_logits);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,10 @@ from ..ops.mean_field import ALGORITHMS, NORMALIZATIONS
 class DenseCRF(nn.Module):
     r"""The fully connected CRF as the last layer of a network, learnt with it.
 
-    Zheng et al., *Conditional Random Fields as Recurrent Neural Networks*, 2015: the mean-field iterations are unrolled,
-    and the kernels' weights and the compatibility of labels are parameters. With ``algorithm="exact"`` the widths of the
-    kernels can be learnt too. See :func:`segops.dense_crf` for the model, the options and the conventions.
+    Zheng et al., *Conditional Random Fields as Recurrent Neural Networks*, 2015: the mean-field iterations are
+    unrolled, and the kernels' weights and the compatibility of labels are parameters. With ``algorithm="exact"`` the
+    widths of the kernels can be learnt too. See :func:`segops.dense_crf` for the model, the options and the
+    conventions.
 
     Args:
         num_classes: L, the labels.
@@ -50,6 +52,13 @@ class DenseCRF(nn.Module):
         ['bilateral_weight', 'compatibility', 'spatial_weight']
     """
 
+    spatial_weight: Tensor
+    bilateral_weight: Tensor
+    compatibility: Tensor
+    log_spatial_sigma: Tensor
+    log_bilateral_sigma_xy: Tensor
+    log_bilateral_sigma_rgb: Tensor
+
     def __init__(
         self,
         num_classes: int,
@@ -76,18 +85,22 @@ class DenseCRF(nn.Module):
         self.normalization = _checks.choice("normalization", normalization, NORMALIZATIONS)
         self.algorithm = _checks.choice("algorithm", algorithm, ALGORITHMS)
         if learn_sigmas and algorithm != "exact":
-            raise ValueError("learn_sigmas: expected algorithm='exact', because the lattice has no gradient of its widths")
+            raise ValueError(
+                "learn_sigmas: expected algorithm='exact', because the lattice has no gradient of its widths"
+            )
         self.learn_sigmas = learn_sigmas
         self.return_logits = return_logits
         self._keep("spatial_weight", torch.tensor(_checks.finite("spatial_weight", spatial_weight)), learn_weights)
-        self._keep("bilateral_weight", torch.tensor(_checks.finite("bilateral_weight", bilateral_weight)), learn_weights)
+        self._keep(
+            "bilateral_weight", torch.tensor(_checks.finite("bilateral_weight", bilateral_weight)), learn_weights
+        )
         self._keep("compatibility", -torch.eye(self.num_classes), learn_compatibility)
         sigmas = {
             "spatial_sigma": _checks.positives("spatial_sigma", spatial_sigma, 2),
             "bilateral_sigma_xy": _checks.positives("bilateral_sigma_xy", bilateral_sigma_xy, 2),
             "bilateral_sigma_rgb": _checks.positives("bilateral_sigma_rgb", bilateral_sigma_rgb, in_channels),
         }
-        self._fixed = sigmas
+        self._fixed: dict[str, Any] = sigmas
         if learn_sigmas:
             for name, values in sigmas.items():
                 self._keep(f"log_{name}", torch.tensor(values).log(), True)
@@ -103,7 +116,7 @@ class DenseCRF(nn.Module):
         _checks.tensor("logits", logits, 4, "(N, L, H, W)")
         if logits.shape[1] != self.num_classes:
             raise ValueError(f"logits: expected {self.num_classes} labels, got shape {_checks.shape(logits)}")
-        options = {
+        options: dict[str, Any] = {
             "iterations": self.iterations,
             "compatibility": self.compatibility,
             "normalization": self.normalization,
@@ -111,8 +124,8 @@ class DenseCRF(nn.Module):
             "return_logits": self.return_logits,
         }
         if not self.learn_sigmas:
-            weights = {"spatial_weight": self.spatial_weight, "bilateral_weight": self.bilateral_weight}
-            return dense_crf(logits, image, **self._fixed, **weights, **options)
+            options |= {"spatial_weight": self.spatial_weight, "bilateral_weight": self.bilateral_weight}
+            return dense_crf(logits, image, **self._fixed, **options)
         spatial, bilateral = self._learnt_features(logits, image)
         weights = torch.stack([self.spatial_weight, self.bilateral_weight])
         return mean_field(logits.flatten(2), [spatial, bilateral], weights, **options).view(logits.shape)

@@ -57,7 +57,7 @@ def positive(name: str, x: Any) -> float:
     """A finite number above 0."""
     if isinstance(x, bool) or not isinstance(x, Real):
         raise TypeError(f"{name}: expected a number, got {type(x).__name__}")
-    if not (math.isfinite(x) and x > 0):
+    if not (math.isfinite(x) and float(x) > 0):
         raise ValueError(f"{name}: expected a finite number > 0, got {x}")
     return float(x)
 
@@ -84,7 +84,7 @@ def count(name: str, x: Any) -> int:
     """An integer >= 0."""
     if isinstance(x, bool) or not isinstance(x, Integral):
         raise TypeError(f"{name}: expected an integer, got {type(x).__name__}")
-    if x < 0:
+    if int(x) < 0:
         raise ValueError(f"{name}: expected an integer >= 0, got {x}")
     return int(x)
 

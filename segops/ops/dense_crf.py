@@ -101,7 +101,8 @@ def check_image(image: Any, logits: Tensor) -> None:
     batch, _, height, width = logits.shape
     if image.shape[0] != batch or image.shape[1] < 1 or image.shape[2:] != logits.shape[2:]:
         raise ValueError(
-            f"image: expected shape ({batch}, C, {height}, {width}) to go with logits, C at least 1, got {_checks.shape(image)}"
+            f"image: expected shape ({batch}, C, {height}, {width}) to go with logits, C at least 1, "
+            f"got {_checks.shape(image)}"
         )
     if image.shape[1] + 2 > _checks.MAX_FEATURES:
         raise ValueError(f"image: expected at most {_checks.MAX_FEATURES - 2} channels, got {image.shape[1]}")

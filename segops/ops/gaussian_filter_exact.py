@@ -16,12 +16,13 @@ def gaussian_filter_exact(values: Tensor, features: Tensor) -> Tensor:
     ``out[n, :, i] = sum_j exp(-|f_i - f_j|^2 / 2) * values[n, :, j]``, the term ``i = j`` included: equation 2 of
     Kraehenbuehl and Koltun, *Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials*, 2011, as it
     stands. Distances, exponentials and products are fused tile by tile, the shape of computation of attention with a
-    Gaussian kernel: P^2 (D + V) multiply-adds and P^2 exponentials, memory linear in P. Pairs of tiles so far apart that
-    every exponential is 0 in the dtype are skipped. It is the oracle of :func:`permutohedral_filter`.
+    Gaussian kernel: P^2 (D + V) multiply-adds and P^2 exponentials, memory linear in P. Pairs of tiles so far apart
+    that every exponential is 0 in the dtype are skipped. It is the oracle of :func:`permutohedral_filter`.
 
     Args:
         values: ``(N, V, P)``, V channels at P points; float64, float32, bfloat16 or float16 (summed in float32).
-        features: ``(N, D, P)`` or ``(1, D, P)`` for the whole batch, in units of one standard deviation; D from 1 to 24.
+        features: ``(N, D, P)`` or ``(1, D, P)`` for the whole batch, in units of one standard deviation; D from 1 to
+            24.
 
     Returns:
         ``(N, V, P)``, contiguous, in the dtype of ``values`` (float32 inside autocast).

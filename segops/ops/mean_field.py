@@ -29,7 +29,8 @@ def mean_field(
     r"""Mean-field inference in a fully connected CRF with Gaussian pairwise terms, over any points and features.
 
     The general form of :func:`dense_crf`: 3-D volumes, point clouds, multispectral images. With the unary energy
-    ``U = -log_softmax(logits)``, kernels ``k_m(i, j) = exp(-|f_i - f_j|^2 / 2)`` over feature map m and energies ``C_m``,
+    ``U = -log_softmax(logits)``, kernels ``k_m(i, j) = exp(-|f_i - f_j|^2 / 2)`` over feature map m and energies
+    ``C_m``,
 
     .. math:: Q^0 = softmax(-U), \quad Q^{t+1} = softmax(-U - \sum_m w_m C_m [b_m K_m (a_m Q^t)])
 
@@ -37,15 +38,15 @@ def mean_field(
     algorithm 1. The term ``j = i`` stays in the sum, as in the authors' code and pydensecrf.
 
     Args:
-        logits: ``(N, L, P)`` unnormalised log-probabilities of L labels at P points; float64, float32, bfloat16 or float16
-            (computed in float32). ``-inf`` forbids a label.
-        features: one or more ``(N, D, P)``, or ``(1, D, P)`` for the whole batch, in units of one standard deviation of its
-            kernel; D from 1 to 24.
+        logits: ``(N, L, P)`` unnormalised log-probabilities of L labels at P points; float64, float32, bfloat16 or
+            float16 (computed in float32). ``-inf`` forbids a label.
+        features: one or more ``(N, D, P)``, or ``(1, D, P)`` for the whole batch, in units of one standard deviation
+            of its kernel; D from 1 to 24.
         weights: one weight for each feature map, numbers or a tensor ``(K,)``.
         iterations: updates; 0 returns the softmax. Default 5.
         compatibility: energy between labels. ``None`` is Potts, ``-1`` on the diagonal (the same as 1 off it). A vector
-            ``(L,)`` is a diagonal, added as it is: a negative entry rewards agreement. ``(L, L)`` is a full matrix, row the
-            label that receives; not symmetrised (pydensecrf does that). ``(K, L, L)`` has one for each kernel.
+            ``(L,)`` is a diagonal, added as it is: a negative entry rewards agreement. ``(L, L)`` is a full matrix,
+            row the label that receives; not symmetrised (pydensecrf does that). ``(K, L, L)`` has one for each kernel.
         normalization: with the norm ``n = K 1``: ``"symmetric"`` a = b = 1/sqrt(n) (default), ``"before"`` a = 1/n,
             ``"after"`` b = 1/n (CRF-as-RNN, MONAI), ``"none"``.
         algorithm: ``"lattice"`` filters by :func:`permutohedral_filter`, ``"exact"`` by :func:`gaussian_filter_exact`.
@@ -79,7 +80,8 @@ def mean_field(
     batch, _, points = logits.shape
     wide = _checks.widened(logits)
     maps = [
-        _checks.features(f"features[{k}]", f, batch, points, logits, "logits").to(wide.dtype) for k, f in enumerate(features)
+        _checks.features(f"features[{k}]", f, batch, points, logits, "logits").to(wide.dtype)
+        for k, f in enumerate(features)
     ]
     energy = _energy(wide, _weights(weights, wide, len(maps)), compatibility)
     iterations = _checks.count("iterations", iterations)
@@ -118,8 +120,8 @@ def _energy(like: Tensor, weights: Tensor, compatibility: Tensor | None) -> Tens
     allowed = [(labels,), (labels, labels), (len(weights), labels, labels)]
     if tuple(compatibility.shape) not in allowed:
         raise ValueError(
-            f"compatibility: expected shape ({labels},), ({labels}, {labels}) or ({len(weights)}, {labels}, {labels}) for "
-            f"{labels} labels, got {_checks.shape(compatibility)}"
+            f"compatibility: expected shape ({labels},), ({labels}, {labels}) or ({len(weights)}, {labels}, {labels}) "
+            f"for {labels} labels, got {_checks.shape(compatibility)}"
         )
     return weights.view(-1, *[1] * min(compatibility.dim(), 2)) * compatibility.to(like.dtype)
 

@@ -17,13 +17,14 @@ def permutohedral_filter(values: Tensor, features: Tensor, *, reverse: bool = Fa
     division by the norm) by splatting onto the vertices of a lattice, blurring there, and slicing back
     (Adams, Baek and Davis, *Fast High-Dimensional Filtering Using the Permutohedral Lattice*, Eurographics 2010).
 
-    The convention is that of Kraehenbuehl and Koltun's code (2011), which pydensecrf wraps: blur (1/2, 1, 1/2) along the
-    axes 0..D, result times ``1 / (1 + 2**-D)``, and a vertex exists only if a point touches it. The last makes the
+    The convention is that of Kraehenbuehl and Koltun's code (2011), which pydensecrf wraps: blur (1/2, 1, 1/2) along
+    the axes 0..D, result times ``1 / (1 + 2**-D)``, and a vertex exists only if a point touches it. The last makes the
     approximation poor where points are sparse; compare with :func:`gaussian_filter_exact`.
 
     Args:
         values: ``(N, V, P)``, V channels at P points; float64, float32, bfloat16 or float16 (summed in float32).
-        features: ``(N, D, P)`` or ``(1, D, P)`` for the whole batch, in units of one standard deviation; D from 1 to 24.
+        features: ``(N, D, P)`` or ``(1, D, P)`` for the whole batch, in units of one standard deviation; D from 1 to
+            24.
         reverse: blur along the axes D..0: the adjoint of the filter. Default ``False``.
 
     Returns:

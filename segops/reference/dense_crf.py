@@ -13,7 +13,9 @@ def dense_crf_features(image: Tensor, sigma_xy: Sequence[float], sigma_color: Se
     n, _, h, w = image.shape
     dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
     y, x = torch.meshgrid(
-        torch.arange(h, dtype=dtype, device=image.device), torch.arange(w, dtype=dtype, device=image.device), indexing="ij"
+        torch.arange(h, dtype=dtype, device=image.device),
+        torch.arange(w, dtype=dtype, device=image.device),
+        indexing="ij",
     )
     position = torch.stack([x / sigma_xy[0], y / sigma_xy[1]]).expand(n, 2, h, w)
     color = image.to(dtype) / torch.tensor(sigma_color, dtype=dtype, device=image.device)[:, None, None]

@@ -61,8 +61,8 @@ def mean_field_with(
     """The update itself, for any filters: ``logits`` (N, L, P), ``compatibility`` (K, L) diagonals or (K, L, L)."""
     if not torch.isfinite(logits.amax(1)).all():
         raise ValueError(
-            "logits: expected finite values (or -inf for labels that are impossible), got NaN, +inf or a point without a "
-            "possible label"
+            "logits: expected finite values (or -inf for labels that are impossible), got NaN, +inf or a point "
+            "without a possible label"
         )
     minus_unary = torch.log_softmax(logits, 1)
     state = minus_unary
@@ -117,7 +117,9 @@ def mean_field_backward(
         for k, (filter, adjoint) in enumerate(pairs):
             outer = -grad_state @ filter(before).mT  # (N, L, L), of every pair of labels
             grad_compatibility[k] += (outer.diagonal(dim1=1, dim2=2) if compatibility.dim() == 2 else outer).sum(0)
-            grad_marginals -= adjoint(coupled(compatibility[k].mT if compatibility.dim() == 3 else compatibility[k], grad_state))
+            grad_marginals -= adjoint(
+                coupled(compatibility[k].mT if compatibility.dim() == 3 else compatibility[k], grad_state)
+            )
         grad_state = softmax_backward(grad_marginals, before)
     grad_logits += grad_state
     if return_logits:  # the log_softmax at the start, which a softmax at the end does not see

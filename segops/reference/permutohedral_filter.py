@@ -49,7 +49,7 @@ class Lattice:
 
     def slice(self, table: Tensor) -> Tensor:
         """(V, M) at vertices to (V, P) at points."""
-        return sum(table[:, self.vertex[:, r]] * self.weight[:, r] for r in range(self.vertex.shape[1]))
+        return (table[:, self.vertex] * self.weight).sum(2)
 
     def filter(self, values: Tensor, reverse: bool = False) -> Tensor:
         """(V, P) to (V, P): sum over points j of k(i, j) values[:, j], approximately."""
@@ -111,7 +111,9 @@ def build_lattice(features: Tensor) -> Lattice:
         [[index.get(tuple(k), len(index)) for k in (vertices + sign * s[:, None]).T.tolist()] for sign in (-1, 1)]
         for s in step
     ]
-    return Lattice(vertex.view(points, dim + 1), weight, torch.tensor(neighbour, device=features.device).view(dim + 1, 2, -1))
+    return Lattice(
+        vertex.view(points, dim + 1), weight, torch.tensor(neighbour, device=features.device).view(dim + 1, 2, -1)
+    )
 
 
 def permutohedral_filter(values: Tensor, features: Tensor, reverse: bool) -> Tensor:

@@ -22,9 +22,16 @@ def test_equals_the_function_at_first(algorithm, learn_sigmas):
             DenseCRF(3, algorithm=algorithm, learn_sigmas=True)
         return
     logits, image = scene()
-    options = {"spatial_sigma": (2.0, 3.0), "bilateral_sigma_xy": 20.0, "bilateral_sigma_rgb": (10.0, 11.0, 12.0), "iterations": 2}
+    options = {
+        "spatial_sigma": (2.0, 3.0),
+        "bilateral_sigma_xy": 20.0,
+        "bilateral_sigma_rgb": (10.0, 11.0, 12.0),
+        "iterations": 2,
+    }
     crf = DenseCRF(3, algorithm=algorithm, learn_sigmas=learn_sigmas, return_logits=False, **options)
-    torch.testing.assert_close(crf(logits, image), segops.dense_crf(logits, image, algorithm=algorithm, **options), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        crf(logits, image), segops.dense_crf(logits, image, algorithm=algorithm, **options), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_parameters_are_those_asked_for():
@@ -33,7 +40,9 @@ def test_parameters_are_those_asked_for():
     assert not list(fixed.parameters())
     assert set(fixed.state_dict()) == {"spatial_weight", "bilateral_weight", "compatibility"}
     exact = DenseCRF(4, algorithm="exact", learn_sigmas=True)
-    assert {"log_spatial_sigma", "log_bilateral_sigma_xy", "log_bilateral_sigma_rgb"} < {n for n, _ in exact.named_parameters()}
+    assert {"log_spatial_sigma", "log_bilateral_sigma_xy", "log_bilateral_sigma_rgb"} < {
+        n for n, _ in exact.named_parameters()
+    }
     DenseCRF(4).load_state_dict(fixed.state_dict())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from functools import partial
 
 import pytest
 import torch
@@ -62,7 +63,9 @@ def test_the_table_covers_every_operator():
 def test_agrees_with_the_float64_reference(case, backend, dtype):
     with segops.backend(backend):
         actual = results(op(case)(*case.args(dtype)))
-    for i, (a, eager, oracle) in enumerate(zip(actual, expected(case, dtype), expected(case, torch.float64), strict=True)):
+    for i, (a, eager, oracle) in enumerate(
+        zip(actual, expected(case, dtype), expected(case, torch.float64), strict=True)
+    ):
         assert a.dtype == eager.dtype
         assert_as_good_as(a, eager, oracle, f"{case}[{i}]")
 
@@ -96,7 +99,9 @@ def test_opcheck(case):
 def test_compiles_whole(case, dynamic):
     torch._dynamo.reset()
     function = op(case)
-    compiled = torch.compile(lambda *args: pytree.tree_map(lambda x: x * 2, results(function(*args))), fullgraph=True, dynamic=dynamic)
+    compiled = torch.compile(
+        lambda *args: pytree.tree_map(lambda x: x * 2, results(function(*args))), fullgraph=True, dynamic=dynamic
+    )
     args = case.args(torch.float32)
     for actual, eager in zip(compiled(*args), results(function(*args)), strict=True):
         torch.testing.assert_close(actual, eager * 2)
@@ -112,8 +117,14 @@ def test_exports(case):
     tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
     constants = [x for x in leaves if not isinstance(x, torch.Tensor)]  # every operator takes its tensors first
     program = torch.export.export(Module(), tuple(tensors))
-    for actual, eager in zip(results(program.module()(*tensors)), results(op(case)(*case.args(torch.float32))), strict=True):
+    for actual, eager in zip(
+        results(program.module()(*tensors)), results(op(case)(*case.args(torch.float32))), strict=True
+    ):
         torch.testing.assert_close(actual, eager)
+
+
+def row(i: int, x):
+    return x[i] if isinstance(x, torch.Tensor) else x
 
 
 @pytest.mark.parametrize("everything", [False, True])
@@ -133,7 +144,7 @@ def test_vmap(case, everything):
     )
     actual = results(torch.func.vmap(op(case), in_dims)(*batch))
     for i in range(2):
-        one = [pytree.tree_map(lambda x: x[i] if isinstance(x, torch.Tensor) else x, a) if m else a for a, m in zip(batch, mapped, strict=True)]  # noqa: B023
+        one = [pytree.tree_map(partial(row, i), a) if m else a for a, m in zip(batch, mapped, strict=True)]
         for a, b in zip(actual, results(op(case)(*one)), strict=True):
             torch.testing.assert_close(a[i], b, rtol=1e-10, atol=1e-10)
 

@@ -56,9 +56,16 @@ def test_labels_equal_simplecrf_in_three_dimensions():
     # The peer takes a (Z, H, W) volume for one of width Z and depth W, so that its positions are those of another
     # shape: its own mistake, copied here to compare the rest.
     depth, height, width = reversed(arrays["image"].shape[:3])
-    z, y, x = (i.flatten() for i in torch.meshgrid(*(torch.arange(float(n)) for n in (depth, height, width)), indexing="ij"))
+    z, y, x = (
+        i.flatten() for i in torch.meshgrid(*(torch.arange(float(n)) for n in (depth, height, width)), indexing="ij")
+    )
     spatial = [x / p["PosRStd"], y / p["PosCStd"], z / p["PosZStd"]]
-    bilateral = [x / p["BilateralRStd"], y / p["BilateralCStd"], z / p["BilateralZStd"], volume / p["BilateralModsStds"][0]]
+    bilateral = [
+        x / p["BilateralRStd"],
+        y / p["BilateralCStd"],
+        z / p["BilateralZStd"],
+        volume / p["BilateralModsStds"][0],
+    ]
     features = [torch.stack(f)[None] for f in (spatial, bilateral)]
     logits = torch.from_numpy(arrays["prob"]).log().reshape(1, -1, 2).mT
     q = segops.mean_field(logits, features, [p["PosW"], p["BilateralW"]], iterations=int(p["MaxIterations"]))
@@ -76,7 +83,9 @@ def test_a_batch_is_its_images():
     logits, image = scene()
     q = segops.dense_crf(logits, image)
     for n in range(2):
-        torch.testing.assert_close(q[n : n + 1], segops.dense_crf(logits[n : n + 1], image[n : n + 1]), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            q[n : n + 1], segops.dense_crf(logits[n : n + 1], image[n : n + 1]), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_image_dtypes_and_layouts_are_one():

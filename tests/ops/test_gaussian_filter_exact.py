@@ -33,7 +33,9 @@ def test_any_sizes_agree_with_the_definition(batch, channels, dim, points, scale
     g = torch.Generator().manual_seed(points)
     values = torch.randn(batch, channels, points, generator=g, dtype=torch.float64)
     features = scale * torch.randn(1 if shared else batch, dim, points, generator=g, dtype=torch.float64)
-    torch.testing.assert_close(segops.gaussian_filter_exact(values, features), oracle(values, features), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(
+        segops.gaussian_filter_exact(values, features), oracle(values, features), rtol=1e-11, atol=1e-11
+    )
 
 
 def test_filter_is_its_own_adjoint():

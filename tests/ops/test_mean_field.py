@@ -68,17 +68,27 @@ def test_gradients_equal_those_of_the_exact_sum(name):
     compatibility = compatibility if compatibility.dim() == 3 else torch.stack([compatibility] * 2)
     compatibility.requires_grad_()
     q = segops.mean_field(
-        logits, features, [1.0, 1.0], iterations=3, compatibility=compatibility, normalization=params["normalization"],
+        logits,
+        features,
+        [1.0, 1.0],
+        iterations=3,
+        compatibility=compatibility,
+        normalization=params["normalization"],
         algorithm="exact",
     )
     labels = torch.from_numpy(arrays["labels"]).long()
     known = labels >= 0
-    objective = q[0, :, known].gather(0, labels[known][None]).clamp_min(1e-20).log().sum() / len(labels)  # the peer's floor
+    objective = q[0, :, known].gather(0, labels[known][None]).clamp_min(1e-20).log().sum() / len(
+        labels
+    )  # the peer's floor
     objective.backward()
     torch.testing.assert_close(objective, torch.tensor(arrays["loss"]).abs() * objective.sign(), rtol=1e-6, atol=0)
     wanted = {
-        "d_unary": -logits.grad[0], "d_feat_gauss": features[0].grad[0], "d_feat_bilat": features[1].grad[0],
-        "d_compat_gauss": compatibility.grad[0], "d_compat_bilat": compatibility.grad[1],
+        "d_unary": -logits.grad[0],
+        "d_feat_gauss": features[0].grad[0],
+        "d_feat_bilat": features[1].grad[0],
+        "d_compat_gauss": compatibility.grad[0],
+        "d_compat_bilat": compatibility.grad[1],
     }
     for key, actual in wanted.items():
         reference = torch.from_numpy(arrays[key])
@@ -94,7 +104,9 @@ def small(dtype=torch.float64, labels=4):
 def test_potts_is_one_off_the_diagonal(algorithm):
     logits, features = small()
     potts = segops.mean_field(logits, features, [2.0, 0.5], algorithm=algorithm)
-    matrix = segops.mean_field(logits, features, [2.0, 0.5], compatibility=1 - torch.eye(4).double(), algorithm=algorithm)
+    matrix = segops.mean_field(
+        logits, features, [2.0, 0.5], compatibility=1 - torch.eye(4).double(), algorithm=algorithm
+    )
     vector = segops.mean_field(logits, features, [2.0, 0.5], compatibility=-torch.ones(4).double(), algorithm=algorithm)
     torch.testing.assert_close(matrix, potts)
     torch.testing.assert_close(vector, potts)
@@ -121,13 +133,17 @@ def test_weights_and_compatibility_get_gradients():
     logits, features = small()
     weights = torch.tensor([1.0, 0.3], dtype=torch.float64, requires_grad=True)
     for compatibility in (None, -torch.rand(4).double(), torch.rand(4, 4).double(), torch.rand(2, 4, 4).double()):
+
         def run(w, c=compatibility):
             return segops.mean_field(logits, features, w, compatibility=c, iterations=2)
 
         assert torch.autograd.gradcheck(run, (weights,))
         if compatibility is not None:
-            assert torch.autograd.gradcheck(lambda c: segops.mean_field(logits, features, weights, compatibility=c, iterations=2),
-                                            (compatibility.requires_grad_(),), fast_mode=True)
+            assert torch.autograd.gradcheck(
+                lambda c: segops.mean_field(logits, features, weights, compatibility=c, iterations=2),
+                (compatibility.requires_grad_(),),
+                fast_mode=True,
+            )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -169,18 +185,29 @@ def test_one_label_no_kernels_no_iterations():
 
 @settings(max_examples=40, deadline=None)
 @given(
-    batch=st.integers(1, 2), labels=st.integers(1, 40), points=st.integers(1, 60), dims=st.lists(st.integers(1, 9), min_size=1, max_size=3),
-    iterations=st.integers(0, 3), normalization=st.sampled_from(["symmetric", "before", "after", "none"]), matrix=st.booleans(),
+    batch=st.integers(1, 2),
+    labels=st.integers(1, 40),
+    points=st.integers(1, 60),
+    dims=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    iterations=st.integers(0, 3),
+    normalization=st.sampled_from(["symmetric", "before", "after", "none"]),
+    matrix=st.booleans(),
 )
 def test_any_sizes_agree_with_the_reference(batch, labels, points, dims, iterations, normalization, matrix):
     g = torch.Generator().manual_seed(points)
     logits = torch.randn(batch, labels, points, generator=g, dtype=torch.float64)
     features = [torch.randn(1 if k else batch, d, points, generator=g, dtype=torch.float64) for k, d in enumerate(dims)]
     shape = (len(dims), labels, labels) if matrix else (labels,)
-    arguments = {"compatibility": 0.2 * torch.randn(shape, generator=g, dtype=torch.float64), "iterations": iterations, "normalization": normalization}
+    arguments = {
+        "compatibility": 0.2 * torch.randn(shape, generator=g, dtype=torch.float64),
+        "iterations": iterations,
+        "normalization": normalization,
+    }
     q = segops.mean_field(logits, features, [0.5] * len(dims), **arguments)
     with segops.backend("reference"):
-        torch.testing.assert_close(q, segops.mean_field(logits, features, [0.5] * len(dims), **arguments), rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(
+            q, segops.mean_field(logits, features, [0.5] * len(dims), **arguments), rtol=1e-9, atol=1e-10
+        )
 
 
 def bad(**changes):

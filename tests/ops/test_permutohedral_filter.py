@@ -40,7 +40,9 @@ def test_reverse_is_the_adjoint(dim):
     forward = (segops.permutohedral_filter(x, features) * y).sum()
     backward = (x * segops.permutohedral_filter(y, features, reverse=True)).sum()
     torch.testing.assert_close(forward, backward, rtol=1e-12, atol=1e-12)
-    assert dim == 1 or not torch.allclose(segops.permutohedral_filter(x, features), segops.permutohedral_filter(x, features, reverse=True))
+    assert dim == 1 or not torch.allclose(
+        segops.permutohedral_filter(x, features), segops.permutohedral_filter(x, features, reverse=True)
+    )
 
 
 def test_approximates_the_exact_filter_where_points_are_dense():

@@ -67,11 +67,11 @@ struct Chunk<double, kWidth> {
 };
 
 // function<Chunk<T, n>>(offset, arguments) for each chunk of rows of `width` labels.
-#define SEGOPS_EACH_CHUNK(T, width, function, ...)                                       \
-  do {                                                                                   \
-    int offset = 0;                                                                      \
+#define SEGOPS_EACH_CHUNK(T, width, function, ...)                                          \
+  do {                                                                                      \
+    int offset = 0;                                                                         \
     for (; offset + 32 <= width; offset += 32) function<Chunk<T, 32>>(offset, __VA_ARGS__); \
-    if (width - offset == 24) function<Chunk<T, 24>>(offset, __VA_ARGS__);               \
-    if (width - offset == 16) function<Chunk<T, 16>>(offset, __VA_ARGS__);               \
-    if (width - offset == 8) function<Chunk<T, 8>>(offset, __VA_ARGS__);                 \
+    if (width - offset == 24) function<Chunk<T, 24>>(offset, __VA_ARGS__);                  \
+    if (width - offset == 16) function<Chunk<T, 16>>(offset, __VA_ARGS__);                  \
+    if (width - offset == 8) function<Chunk<T, 8>>(offset, __VA_ARGS__);                    \
   } while (0)

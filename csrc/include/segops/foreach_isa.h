@@ -24,8 +24,9 @@ namespace avx2 {
 #undef SEGOPS_ISA_LEVEL
 #if defined(__clang__)
 #pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512dq,avx512vl,avx512bw,prefer-vector-width=512"))), \
-                             apply_to = function)
+#pragma clang attribute push(                                                                       \
+    __attribute__((target("avx2,fma,avx512f,avx512dq,avx512vl,avx512bw,prefer-vector-width=512"))), \
+    apply_to = function)
 #else
 #pragma GCC pop_options
 #pragma GCC push_options

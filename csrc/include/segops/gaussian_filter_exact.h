@@ -1,9 +1,9 @@
 // The exact Gaussian filter of P points in D dimensions: P^2 kernel values, none of them stored. No torch in here.
 //
-// The points are put in the order of a k-d tree and cut into blocks of kBlock, which are cut into leaves of kLeaf. Every
-// array of C channels is kept as (blocks, C, kBlock): queries then fill the lanes of vectors and keys are broadcast, both
-// from consecutive addresses. A leaf of queries skips a block of keys where the kernel is exactly 0 between their bounding
-// boxes: the order of the points decides how often.
+// The points are put in the order of a k-d tree and cut into blocks of kBlock, which are cut into leaves of kLeaf.
+// Every array of C channels is kept as (blocks, C, kBlock): queries then fill the lanes of vectors and keys are
+// broadcast, both from consecutive addresses. A leaf of queries skips a block of keys where the kernel is exactly 0
+// between their bounding boxes: the order of the points decides how often.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ struct Problem {
   // The last block is filled up: features with the last point, values and grad with zeros.
   const T *features = nullptr, *values = nullptr, *grad = nullptr;
   const T *leaf_boxes = nullptr, *block_boxes = nullptr;  // (.., 2, dims): the least and the largest coordinates
-  // (leaves, channels or dims, kLeaf), zeros to start with; out is the filter of values, of grad for the backward.
+  // (leaves, channels or dims, kLeaf), zeros to start with; out is the filter of values, or in the backward of grad.
   double *out = nullptr, *grad_features = nullptr;
 
   bool far(int64_t leaf, int64_t block) const {
@@ -120,7 +120,10 @@ class Filter {
  public:
   Filter(const T* features, int64_t points, int64_t dims, int64_t channels, Parallel& parallel)
       : parallel_(parallel), order_(order_points(features, points, dims)) {
-    p_ = {.points = points, .dims = dims, .channels = channels, .blocks = (points + kBlock - 1) / kBlock,
+    p_ = {.points = points,
+          .dims = dims,
+          .channels = channels,
+          .blocks = (points + kBlock - 1) / kBlock,
           .leaves = (points + kLeaf - 1) / kLeaf};
     features_ = gather(features, dims, /*repeat_last=*/true);
     leaf_boxes_ = boxes(kLeaf);

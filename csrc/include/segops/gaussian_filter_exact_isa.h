@@ -1,8 +1,8 @@
-// No include guard: compiled once for each instruction set (see foreach_isa.h) by gaussian_filter_exact.h, which explains
-// Problem and its blocks.
+// No include guard: compiled once for each instruction set (see foreach_isa.h) by gaussian_filter_exact.h, which
+// explains Problem and its blocks.
 //
-// A tile is two vectors of query points against one block of key points. The tile's part of the P x P matrix is computed
-// into a small array, and from the first-level cache it then multiplies every channel.
+// A tile is two vectors of query points against one block of key points. The tile's part of the P x P matrix is
+// computed into a small array, and from the first-level cache it then multiplies every channel.
 
 // Vectors as wide as the registers: the compiler keeps wider ones in memory. The sums of a loop must fit the registers.
 #if SEGOPS_ISA_LEVEL == 2
@@ -11,7 +11,8 @@ typedef double WideDouble __attribute__((vector_size(64)));
 constexpr int kChannels = 12;  // channels summed side by side, two vectors each
 constexpr int kProducts = 8;   // scalar products side by side, likewise
 SEGOPS_INLINE void widen(WideFloat x, WideDouble halves[2]) {
-  halves[0] = (WideDouble)_mm512_maskz_cvtps_pd(0xff, (__m256)low_half(x));  // without a mask, gcc 12 warns
+  // gcc 12 splits __builtin_convertvector into quarters, and warns of intrinsics without a mask.
+  halves[0] = (WideDouble)_mm512_maskz_cvtps_pd(0xff, (__m256)low_half(x));
   halves[1] = (WideDouble)_mm512_maskz_cvtps_pd(0xff, (__m256)high_half(x));
 }
 #elif SEGOPS_ISA_LEVEL == 1
@@ -69,8 +70,8 @@ constexpr int kWidth = sizeof(Wide<T>) / sizeof(T);
 template <class T>
 constexpr int kTile = 2 * kWidth<T>;
 
-// exp(-square / 2) within 1.3e-7 of its value, 0 from 174.6 on. It takes half of the time where channels are few, so it
-// goes without what exp needs for other arguments: 2^n times a polynomial of degree 6 in -2 times the rest.
+// exp(-square / 2), relative error 1.1e-7 or less, 0 beyond 174.6. Where channels are few it takes most of the time, so
+// it goes without what exp needs for other arguments: 2^n times a polynomial of degree 6 in -2 times the remainder.
 SEGOPS_INLINE WideFloat gaussian(WideFloat square) {
   typedef uint32_t Bits __attribute__((vector_size(sizeof(WideFloat))));
   const WideFloat magic = splat<WideFloat>(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
@@ -126,9 +127,9 @@ SEGOPS_INLINE void add_to(double* to, WideFloat x) {
 }
 SEGOPS_INLINE void add_to(double* to, WideDouble x) { store(to, load<WideDouble>(to) + x); }
 
-// out[c][lane] += sum over j of kernel[j][lane] values[c][j]. With kDifferences, of kernel (values[c][j] -
-// queries[c][lane]): differences taken first are exact where the sums' difference would not be. A float's error grows with
-// the number of terms, hence short runs in registers, which are added up for the block, which is added up in double.
+// out[c][lane] += sum over j of kernel[j][lane] values[c][j], or with kDifferences of kernel[j][lane] (values[c][j] -
+// queries[c][lane]), where subtracting one sum from another would cancel. A float's error grows with the number of
+// terms: so a block is summed in short runs, and blocks are added in double.
 template <class T, int C, bool kDifferences>
 void multiply_few(const T* kernel, const T* values, const T* queries, int count, double* out) {
   using V = Wide<T>;

@@ -49,9 +49,9 @@ inline const char* isa_name() {
 
 // SEGOPS_BY_ISA(function)(arguments): the function of the chosen instruction set's namespace.
 #if SEGOPS_X86
-#define SEGOPS_BY_ISA(function)                                      \
-  (::segops::isa() == ::segops::Isa::kAvx512 ? &avx512::function     \
-   : ::segops::isa() == ::segops::Isa::kAvx2 ? &avx2::function       \
+#define SEGOPS_BY_ISA(function)                                  \
+  (::segops::isa() == ::segops::Isa::kAvx512 ? &avx512::function \
+   : ::segops::isa() == ::segops::Isa::kAvx2 ? &avx2::function   \
                                              : &base::function)
 #else
 #define SEGOPS_BY_ISA(function) (&base::function)

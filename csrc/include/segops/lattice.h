@@ -113,7 +113,8 @@ struct LatticePart {
       const bool together = is_run(&entries.order[p], count);
       if (!together) {
         for (int i = 0; i < dim; ++i)
-          for (int lane = 0; lane < count; ++lane) gathered[i * kLanes + lane] = features[i * stride + entries.order[p + lane]];
+          for (int lane = 0; lane < count; ++lane)
+            gathered[i * kLanes + lane] = features[i * stride + entries.order[p + lane]];
         block = gathered;
       }
       if (!find_simplices(block, together ? stride : kLanes, dim, count, T(layout.limit()), quotient, rank, weight)) {
@@ -149,7 +150,8 @@ void find_neighbours(const KeyTable<Key>& table, Lattice<T>& lattice, Parallel& 
   const int64_t rows = int64_t(lattice.vertices) + 1;
   lattice.neighbour = Buffer<int32_t>((dim + 1) * rows * 2);
   int32_t* neighbour = lattice.neighbour.data();
-  parallel.range(rows * (dim + 1) * 2, 1 << 16, [&](int64_t begin, int64_t end) { std::fill(neighbour + begin, neighbour + end, 0); });
+  parallel.range(rows * (dim + 1) * 2, 1 << 16,
+                 [&](int64_t begin, int64_t end) { std::fill(neighbour + begin, neighbour + end, 0); });
   const KeyLayout<Key> layout(dim);
   const Key all = layout.all_units();
   parallel.range(lattice.vertices, 1 << 10, [&](int64_t begin, int64_t end) {
@@ -201,7 +203,8 @@ bool try_build(const T* features, int64_t stride, Lattice<T>& lattice, Entries<T
 template <class T>
 void build_lattice(const T* features, int64_t stride, Lattice<T>& lattice, Entries<T>& entries, Parallel& parallel) {
   if (entries.points * (lattice.dim + 1) >= INT32_MAX)
-    throw std::invalid_argument("features: expected fewer than 2^31 / (D + 1) points, got " + std::to_string(entries.points));
+    throw std::invalid_argument("features: expected fewer than 2^31 / (D + 1) points, got " +
+                                std::to_string(entries.points));
   if (try_build<uint64_t>(features, stride, lattice, entries, parallel)) return;
   check_finite(features, stride, lattice.dim, entries.points);
 #if defined(__SIZEOF_INT128__)

@@ -18,7 +18,8 @@ class LatticeFilter {
  public:
   LatticeFilter(int64_t points, const std::vector<int>& dims, int labels, Parallel& parallel) : parallel_(parallel) {
     entries_.points = points;
-    require_memory(bytes(points, dims, labels), std::to_string(points) + " points with " + std::to_string(labels) + " labels");
+    require_memory(bytes(points, dims, labels),
+                   std::to_string(points) + " points with " + std::to_string(labels) + " labels");
     lattices_.resize(dims.size());
     base_.assign(dims.size(), 0);
     for (size_t k = 0; k < dims.size(); ++k) {
@@ -41,8 +42,8 @@ class LatticeFilter {
     return per_point * double(points);
   }
 
-  // Lattice k of `features` (dim, points). The norm is folded into the weights. Lattices are built in order: a new k needs
-  // all that follow it anew, because their rows lie behind its own.
+  // Lattice k of `features` (dim, points). The norm is folded into the weights. Lattices are built in order: a new k
+  // needs all that follow it anew, because their rows lie behind its own.
   void build(int k, const T* features, int64_t stride, Normalization normalization) {
     Lattice<T>& lattice = lattices_[k];
     if (k == 0) entries_.order = order_by_cell(features, stride, lattice.dim, points());

@@ -1,7 +1,7 @@
 // No include guard: compiled once for each instruction set (see foreach_isa.h). The passes over points and vertices.
 //
-// A pass takes kLanes points at a time through a block of rows in the first cache, one step for all of them and then the
-// next: the steps of one point wait for each other, those of different points do not.
+// A pass takes kLanes points at a time through a block of rows in the first cache, one step for all of them and then
+// the next: the steps of one point wait for each other, those of different points do not.
 #include "segops/chunk.h"
 #include "segops/simplex_isa.h"
 
@@ -19,7 +19,8 @@ SEGOPS_INLINE void gather_rows(const T* maps, const PointPass<T>& pass, int64_t 
       for (int p = 0; p < kLanes; p += 8) {
         F8 square[8];
         for (int i = 0; i < 8; ++i)
-          square[i] = l + i < labels ? load<F8>((const float*)maps + (l + i) * pass.stride + order[p]) : splat<F8>(float(pad));
+          square[i] =
+              l + i < labels ? load<F8>((const float*)maps + (l + i) * pass.stride + order[p]) : splat<F8>(float(pad));
         transpose(square);
         for (int i = 0; i < 8; ++i) store<F8>((float*)rows + (p + i) * width + l, square[i]);
       }
@@ -41,7 +42,8 @@ SEGOPS_INLINE void scatter_rows(const T* rows, const PointPass<T>& pass, int64_t
         F8 square[8];
         for (int i = 0; i < 8; ++i) square[i] = load<F8>((const float*)rows + (p + i) * width + l);
         transpose(square);
-        for (int i = 0; i < 8 && l + i < labels; ++i) store<F8>((float*)maps + (l + i) * pass.stride + order[p], square[i]);
+        for (int i = 0; i < 8 && l + i < labels; ++i)
+          store<F8>((float*)maps + (l + i) * pass.stride + order[p], square[i]);
       }
     return;
   }
@@ -77,14 +79,15 @@ template <class T>
 SEGOPS_INLINE void slice_rows(const PointPass<T>& pass, int64_t first, int count, const T* table, const T* weight,
                               const T* start, T* rows) {
   const int64_t entry = first * pass.per_point;
-  SEGOPS_EACH_CHUNK(T, pass.width, slice_chunk, pass.width, pass.per_point, pass.vertex + entry, weight + entry, count, table,
-                    start, rows);
+  SEGOPS_EACH_CHUNK(T, pass.width, slice_chunk, pass.width, pass.per_point, pass.vertex + entry, weight + entry, count,
+                    table, start, rows);
 }
 template <class T>
-SEGOPS_INLINE void splat_rows(const PointPass<T>& pass, int64_t first, int count, const T* rows, const T* weight, T* table) {
+SEGOPS_INLINE void splat_rows(const PointPass<T>& pass, int64_t first, int count, const T* rows, const T* weight,
+                              T* table) {
   const int64_t entry = first * pass.per_point;
-  SEGOPS_EACH_CHUNK(T, pass.width, splat_chunk, pass.width, pass.per_point, pass.vertex + entry, weight + entry, count, rows,
-                    table);
+  SEGOPS_EACH_CHUNK(T, pass.width, splat_chunk, pass.width, pass.per_point, pass.vertex + entry, weight + entry, count,
+                    rows, table);
 }
 
 template <class T, class Op>

@@ -113,8 +113,8 @@ class MeanField {
     return pass;
   }
 
-  // The state falls by energy * message, message = alpha * slice(blur(splat)): both factors go to the vertices, which are
-  // fewer than the points.
+  // The state falls by energy * message, message = alpha * slice(blur(splat)): both factors go to the vertices, which
+  // are fewer than the points.
   void prepare(Compatibility<T> compatibility) {
     filter_.reserve(labels_);
     matrix_ = compatibility.matrix;

@@ -31,7 +31,8 @@ Buffer<int32_t> order_by_cell(const T* features, int64_t stride, int dim, int64_
   int64_t cells = 1, step[3] = {0, 0, 0};
   for (int a = 0; a < axes; ++a) {
     const double side = axes == 1 ? cube : cube * (a == 0 ? kStretch : std::pow(kStretch, -1.0 / (axes - 1)));
-    const double count = std::isfinite(scale[a]) && side > 0 ? std::clamp(std::ceil(scale[a] / side), 1.0, 1024.0) : 1.0;
+    const double count =
+        std::isfinite(scale[a]) && side > 0 ? std::clamp(std::ceil(scale[a] / side), 1.0, 1024.0) : 1.0;
     scale[a] = count > 1 ? T(count / scale[a] * (1 - 1e-6)) : T(0);
     step[a] = cells;
     cells *= int64_t(count);

@@ -69,8 +69,7 @@ SEGOPS_INLINE D8 fma(D8 a, D8 b, D8 c) {
     __m256d low, high;
   };
   const Halves x = __builtin_bit_cast(Halves, a), y = __builtin_bit_cast(Halves, b), z = __builtin_bit_cast(Halves, c);
-  return __builtin_bit_cast(
-      D8, Halves{_mm256_fmadd_pd(x.low, y.low, z.low), _mm256_fmadd_pd(x.high, y.high, z.high)});
+  return __builtin_bit_cast(D8, Halves{_mm256_fmadd_pd(x.low, y.low, z.low), _mm256_fmadd_pd(x.high, y.high, z.high)});
 }
 #else
 template <class V>
@@ -171,9 +170,9 @@ SEGOPS_INLINE V floor_vector(V x) {
   const V whole = __builtin_convertvector(__builtin_convertvector(x, Int), V);  // towards zero; huge x stays huge
   return whole > x ? whole - 1 : whole;
 }
-#define SEGOPS_SIMPLEX_OPERATIONS(V)                                             \
-  SEGOPS_INLINE V floor_of(V x) { return floor_vector(x); }                      \
-  SEGOPS_INLINE V one_if_less(V a, V b) { return a < b ? V{} + 1 : V{}; }        \
+#define SEGOPS_SIMPLEX_OPERATIONS(V)                                      \
+  SEGOPS_INLINE V floor_of(V x) { return floor_vector(x); }               \
+  SEGOPS_INLINE V one_if_less(V a, V b) { return a < b ? V{} + 1 : V{}; } \
   SEGOPS_INLINE V where_equal(V a, V b, V x) { return a == b ? x : V{}; }
 SEGOPS_SIMPLEX_OPERATIONS(F16)
 SEGOPS_SIMPLEX_OPERATIONS(D8)

@@ -1,4 +1,5 @@
-// The arithmetic of the permutohedral lattice, one text for every processor. See segops/reference/permutohedral_filter.py for the same in ten lines.
+// The arithmetic of the permutohedral lattice, one text for every processor. See
+// segops/reference/permutohedral_filter.py for the same in ten lines.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +30,8 @@ SEGOPS_HOST_DEVICE double feature_scale(int dim, int i) {
 #include "segops/find_simplex.h"
 
 // A vertex is its remainder r and its quotients q, coordinate i = (dim + 1) * q[i] + r; the last quotient follows from
-// the others. A key packs them into one word: the remainder in the low bits, one field of `bits` for each quotient, offset
-// by half the field's range.
+// the others. A key packs them into one word: the remainder in the low bits, one field of `bits` for each quotient,
+// offset by half the field's range.
 template <class Key>
 struct KeyLayout {
   int dim, remainder_bits, bits;
@@ -58,7 +59,8 @@ struct KeyLayout {
   template <class Int>
   SEGOPS_HOST_DEVICE Key origin(const Int* quotient) const {
     Key key = 0;
-    for (int i = 0; i < dim; ++i) key += Key(int64_t(quotient[i]) + (int64_t(1) << (bits - 1))) << (remainder_bits + i * bits);
+    for (int i = 0; i < dim; ++i)
+      key += Key(int64_t(quotient[i]) + (int64_t(1) << (bits - 1))) << (remainder_bits + i * bits);
     return key;
   }
 
