@@ -202,9 +202,6 @@ bool try_build(const T* features, int64_t stride, Lattice<T>& lattice, Entries<T
 // Features (dim, points), rows `stride` apart. lattice.dim and first_entry are set, entries allocated.
 template <class T>
 void build_lattice(const T* features, int64_t stride, Lattice<T>& lattice, Entries<T>& entries, Parallel& parallel) {
-  if (entries.points * (lattice.dim + 1) >= INT32_MAX)
-    throw std::invalid_argument("features: expected fewer than 2^31 / (D + 1) points, got " +
-                                std::to_string(entries.points));
   if (try_build<uint64_t>(features, stride, lattice, entries, parallel)) return;
   check_finite(features, stride, lattice.dim, entries.points);
 #if defined(__SIZEOF_INT128__)

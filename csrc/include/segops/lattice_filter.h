@@ -22,6 +22,10 @@ class LatticeFilter {
                    std::to_string(points) + " points with " + std::to_string(labels) + " labels");
     lattices_.resize(dims.size());
     base_.assign(dims.size(), 0);
+    for (int dim : dims)
+      if (points >= INT32_MAX / (dim + 1))
+        throw std::invalid_argument("features: expected fewer than 2^31 / (D + 1) points, got " +
+                                    std::to_string(points));
     for (size_t k = 0; k < dims.size(); ++k) {
       lattices_[k].dim = dims[k];
       lattices_[k].first_entry = entries_.per_point;
