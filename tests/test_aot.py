@@ -1,0 +1,47 @@
+"""Every Triton kernel compiles for a GPU on a machine without one, and a compilation that goes wrong is noticed."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton")
+
+SABOTAGE = """
+from segops.kernels.lattice import simplex_kernel
+from segops.testing import aot
+
+types = {"features": "*T", "key": "*i64", "weight": "*T", "status": "*i32"}
+for broken in ({"BLOCK": 128, "COORDS": 8, "maxnreg": 24}, {"BLOCK": 100, "COORDS": 8}):
+    aot.entries = lambda: iter([(simplex_kernel, types, [broken])])
+    print("exit status", aot.main(["--arch", "90", "--quick"]))
+"""
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess:
+    """Without the interpreter that the other tests run the kernels in: it would take the compiler's place."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+
+
+def test_every_kernel_compiles_without_spills():
+    result = python("-m", "segops.testing.aot", "--arch", "90", "--quick")
+    assert result.returncode == 0, result.stdout + result.stderr
+    for kernel in ("simplex", "number", "neighbour", "splat", "carry", "blur", "slice", "update", "filter", "features"):
+        assert f".{kernel}_kernel " in result.stdout
+
+
+def test_spills_and_failures_are_reported():
+    out = python("-c", SABOTAGE).stdout
+    assert out.count("exit status 1") == 2, out
+    assert "SPILLS: 24 registers" in out
+    assert "FAILED" in out
+
+
+def test_the_interpreter_is_refused():
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-m", "segops.testing.aot"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 2
+    assert "unset it" in result.stderr
