@@ -16,7 +16,7 @@ from torch import Tensor
 
 @triton.jit
 def quotient(a, b):
-    """Rounded as IEEE wants: on a grid, points lie on faces of the lattice's cells, and the last bit says on which side."""
+    """Rounded to nearest: on a grid, points lie on faces of the lattice's cells; the last bit says on which side."""
     if b.dtype == tl.float32:
         out = tl.div_rn(a, b)
     else:

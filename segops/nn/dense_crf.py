@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops import _checks, dense_crf, mean_field
-from ..ops.dense_crf import check_image
+from .. import _checks
+from ..ops import dense_crf, mean_field
+from ..ops.dense_crf import _check_image
 from ..ops.mean_field import ALGORITHMS, NORMALIZATIONS
 
 
@@ -132,7 +133,7 @@ class DenseCRF(nn.Module):
 
     def _learnt_features(self, logits: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """Features in units of pixels and grey levels, divided by widths that have gradients."""
-        check_image(image, logits)
+        _check_image(image, logits)
         unit = torch.ops.segops.dense_crf_features(image, [1.0, 1.0], [1.0] * image.shape[1])
         bilateral = torch.cat([self.log_bilateral_sigma_xy, self.log_bilateral_sigma_rgb])
         if len(bilateral) != unit.shape[1]:

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _registry
+from .. import _checks, _registry
 from ..reference.dense_crf import dense_crf_features as reference
-from . import _checks
 from .mean_field import mean_field
 
 
@@ -69,7 +68,7 @@ def dense_crf(
         torch.Size([1, 5, 20, 30])
     """
     _checks.floating("logits", _checks.tensor("logits", logits, 4, "(N, L, H, W)"))
-    check_image(image, logits)
+    _check_image(image, logits)
     batch, labels, height, width = logits.shape
     channels = image.shape[1]
     spatial = _checks.positives("spatial_sigma", spatial_sigma, 2)
@@ -92,7 +91,7 @@ def dense_crf(
     return out.view(batch, labels, height, width)
 
 
-def check_image(image: Any, logits: Tensor) -> None:
+def _check_image(image: Any, logits: Tensor) -> None:
     """An image that goes with logits (N, L, H, W)."""
     _checks.tensor("image", image, 4, "(N, C, H, W)")
     if image.dtype != torch.uint8:

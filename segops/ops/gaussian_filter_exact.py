@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import _registry
+from .. import _checks, _registry
 from ..reference import gaussian_filter_exact as reference
-from . import _checks
 
 
 def gaussian_filter_exact(values: Tensor, features: Tensor) -> Tensor:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import _registry
+from .. import _checks, _registry
 from ..reference import mean_field as reference
-from . import _checks
 
 NORMALIZATIONS = ("symmetric", "before", "after", "none")
 ALGORITHMS = ("lattice", "exact")

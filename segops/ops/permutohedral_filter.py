@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import _registry
+from .. import _checks, _registry
 from ..reference.permutohedral_filter import permutohedral_filter as reference
-from . import _checks
 
 
 def permutohedral_filter(values: Tensor, features: Tensor, *, reverse: bool = False) -> Tensor:

@@ -24,5 +24,6 @@ def gaussian_filter_exact_backward(grad: Tensor, values: Tensor, features: Tenso
     kernel = kernel_matrix(features)
     product = grad.mT @ values
     pull = kernel * (product + product.mT)  # each pair pulls its two points together, (N, P, P)
+    pull.diagonal(dim1=1, dim2=2).zero_()  # a point does not pull itself: it would only drown the others in rounding
     grad_features = features @ pull - features * pull.sum(1, keepdim=True)
     return grad @ kernel, grad_features.sum(0, keepdim=True) if features.shape[0] == 1 else grad_features

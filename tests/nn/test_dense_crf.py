@@ -88,12 +88,15 @@ def test_compiles_whole():
     torch.testing.assert_close(torch.compile(crf, fullgraph=True)(logits, image), crf(logits, image))
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"num_classes": 0}, "num_classes: expected at least 1, got 0"),
-    ({"num_classes": 3, "iterations": -1}, "iterations: expected an integer >= 0, got -1"),
-    ({"num_classes": 3, "spatial_sigma": 0.0}, "spatial_sigma: expected a finite number > 0"),
-    ({"num_classes": 3, "normalization": "x"}, "normalization: expected one of"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": 0}, "num_classes: expected at least 1, got 0"),
+        ({"num_classes": 3, "iterations": -1}, "iterations: expected an integer >= 0, got -1"),
+        ({"num_classes": 3, "spatial_sigma": 0.0}, "spatial_sigma: expected a finite number > 0"),
+        ({"num_classes": 3, "normalization": "x"}, "normalization: expected one of"),
+    ],
+)
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         DenseCRF(**arguments)

@@ -25,10 +25,13 @@ def arguments(name: str) -> dict:
     return {
         "logits": -torch.from_numpy(case.arrays["unary"])[None],
         "image": image,
-        "spatial_sigma": gaussian["sxy"], "spatial_weight": gaussian["compat"],
-        "bilateral_sigma_xy": bilateral["sxy"], "bilateral_sigma_rgb": bilateral["srgb"], "bilateral_weight": bilateral["compat"],
+        "spatial_sigma": gaussian["sxy"],
+        "spatial_weight": gaussian["compat"],
+        "bilateral_sigma_xy": bilateral["sxy"],
+        "bilateral_sigma_rgb": bilateral["srgb"],
+        "bilateral_weight": bilateral["compat"],
         "normalization": params["normalization"],
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("name", [n for n in IMAGES if arguments(n)])
@@ -140,9 +143,14 @@ def test_gradients():
     def run(algorithm):
         def crf(logits, spatial, bilateral, image):
             return segops.dense_crf(
-                logits, image, spatial_weight=spatial, bilateral_weight=bilateral, iterations=2, algorithm=algorithm,
+                logits,
+                image,
+                spatial_weight=spatial,
+                bilateral_weight=bilateral,
+                iterations=2,
+                algorithm=algorithm,
                 bilateral_sigma_rgb=60.0,
-            )  # fmt: skip
+            )
 
         return crf
 
@@ -172,25 +180,56 @@ def bad(**changes):
     return {"logits": logits, "image": image, **changes}
 
 
-@pytest.mark.parametrize(("change", "error", "message"), [
-    ({"logits": torch.zeros(4, 24, 31)}, ValueError, r"logits: expected 4 dimensions \(N, L, H, W\), got shape \(4, 24, 31\)"),
-    ({"image": np.zeros((2, 3, 24, 31))}, TypeError, r"image: expected a tensor \(N, C, H, W\), got ndarray"),
-    ({"image": torch.zeros(2, 3, 24, 30)}, ValueError, r"image: expected shape \(2, C, 24, 31\) .* got \(2, 3, 24, 30\)"),
-    ({"image": torch.zeros(1, 3, 24, 31)}, ValueError, r"image: expected shape \(2, C, 24, 31\)"),
-    ({"image": torch.zeros(2, 0, 24, 31)}, ValueError, "image: expected shape .* C at least 1"),
-    ({"image": torch.zeros(2, 23, 24, 31)}, ValueError, "image: expected at most 22 channels, got 23"),
-    ({"image": torch.zeros(2, 3, 24, 31, dtype=torch.int64)}, TypeError, "image: expected float64, .* got torch.int64"),
-    ({"image": torch.zeros(2, 3, 24, 31, device="meta")}, ValueError, "image: expected device cpu like logits, got meta"),
-    ({"image": torch.full((2, 3, 24, 31), math.nan)}, ValueError, "features.*: expected finite values, got NaN or inf"),
-    ({"spatial_sigma": 0}, ValueError, "spatial_sigma: expected a finite number > 0, got 0"),
-    ({"spatial_sigma": (3, 4, 5)}, ValueError, "spatial_sigma: expected one number or 2, got 3"),
-    ({"bilateral_sigma_xy": (80, -1)}, ValueError, r"bilateral_sigma_xy\[1\]: expected a finite number > 0, got -1"),
-    ({"bilateral_sigma_rgb": math.nan}, ValueError, "bilateral_sigma_rgb: expected a finite number > 0, got nan"),
-    ({"bilateral_sigma_rgb": "13"}, TypeError, "bilateral_sigma_rgb: expected a number, got str"),
-    ({"bilateral_weight": math.inf}, ValueError, "bilateral_weight: expected a finite number, got inf"),
-    ({"spatial_weight": torch.ones(2)}, ValueError, "spatial_weight: expected a number or a tensor with one element"),
-    ({"compatibility": torch.zeros(3)}, ValueError, r"compatibility: expected shape \(4,\), \(4, 4\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"logits": torch.zeros(4, 24, 31)},
+            ValueError,
+            r"logits: expected 4 dimensions \(N, L, H, W\), got shape \(4, 24, 31\)",
+        ),
+        ({"image": np.zeros((2, 3, 24, 31))}, TypeError, r"image: expected a tensor \(N, C, H, W\), got ndarray"),
+        (
+            {"image": torch.zeros(2, 3, 24, 30)},
+            ValueError,
+            r"image: expected shape \(2, C, 24, 31\) .* got \(2, 3, 24, 30\)",
+        ),
+        ({"image": torch.zeros(1, 3, 24, 31)}, ValueError, r"image: expected shape \(2, C, 24, 31\)"),
+        ({"image": torch.zeros(2, 0, 24, 31)}, ValueError, "image: expected shape .* C at least 1"),
+        ({"image": torch.zeros(2, 23, 24, 31)}, ValueError, "image: expected at most 22 channels, got 23"),
+        (
+            {"image": torch.zeros(2, 3, 24, 31, dtype=torch.int64)},
+            TypeError,
+            "image: expected float64, .* got torch.int64",
+        ),
+        (
+            {"image": torch.zeros(2, 3, 24, 31, device="meta")},
+            ValueError,
+            "image: expected device cpu like logits, got meta",
+        ),
+        (
+            {"image": torch.full((2, 3, 24, 31), math.nan)},
+            ValueError,
+            "features.*: expected finite values, got NaN or inf",
+        ),
+        ({"spatial_sigma": 0}, ValueError, "spatial_sigma: expected a finite number > 0, got 0"),
+        ({"spatial_sigma": (3, 4, 5)}, ValueError, "spatial_sigma: expected one number or 2, got 3"),
+        (
+            {"bilateral_sigma_xy": (80, -1)},
+            ValueError,
+            r"bilateral_sigma_xy\[1\]: expected a finite number > 0, got -1",
+        ),
+        ({"bilateral_sigma_rgb": math.nan}, ValueError, "bilateral_sigma_rgb: expected a finite number > 0, got nan"),
+        ({"bilateral_sigma_rgb": "13"}, TypeError, "bilateral_sigma_rgb: expected a number, got str"),
+        ({"bilateral_weight": math.inf}, ValueError, "bilateral_weight: expected a finite number, got inf"),
+        (
+            {"spatial_weight": torch.ones(2)},
+            ValueError,
+            "spatial_weight: expected a number or a tensor with one element",
+        ),
+        ({"compatibility": torch.zeros(3)}, ValueError, r"compatibility: expected shape \(4,\), \(4, 4\)"),
+    ],
+)
 def test_bad_arguments(change, error, message):
     with pytest.raises(error, match=message):
         segops.dense_crf(**bad(**change))

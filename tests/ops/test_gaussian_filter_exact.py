@@ -26,9 +26,13 @@ def test_golden(name):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    batch=st.integers(1, 2), channels=st.integers(1, 60), dim=st.integers(1, 24), points=st.integers(1, 700),
-    scale=st.sampled_from([0.1, 1.0, 30.0]), shared=st.booleans(),
-)  # fmt: skip
+    batch=st.integers(1, 2),
+    channels=st.integers(1, 60),
+    dim=st.integers(1, 24),
+    points=st.integers(1, 700),
+    scale=st.sampled_from([0.1, 1.0, 30.0]),
+    shared=st.booleans(),
+)
 def test_any_sizes_agree_with_the_definition(batch, channels, dim, points, scale, shared):
     g = torch.Generator().manual_seed(points)
     values = torch.randn(batch, channels, points, generator=g, dtype=torch.float64)
@@ -88,13 +92,36 @@ def test_memory_stays_linear():
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
 
-@pytest.mark.parametrize(("values", "features", "error", "message"), [
-    (torch.rand(3, 50), torch.rand(1, 2, 50), ValueError, r"values: expected 3 dimensions \(N, V, P\), got shape \(3, 50\)"),
-    (torch.rand(2, 3, 50), torch.rand(3, 2, 50), ValueError, r"features: expected shape \(2 or 1, D, 50\)"),
-    (torch.ones(1, 3, 50, dtype=torch.bool), torch.rand(1, 2, 50), TypeError, "values: expected float64, .* got torch.bool"),
-    (torch.rand(1, 3, 50), torch.full((1, 2, 50), math.nan), ValueError, "features: expected finite values, got NaN or inf"),
-    (torch.rand(1, 3, 50), torch.full((1, 2, 50), -math.inf), ValueError, "features: expected finite values, got NaN or inf"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "features", "error", "message"),
+    [
+        (
+            torch.rand(3, 50),
+            torch.rand(1, 2, 50),
+            ValueError,
+            r"values: expected 3 dimensions \(N, V, P\), got shape \(3, 50\)",
+        ),
+        (torch.rand(2, 3, 50), torch.rand(3, 2, 50), ValueError, r"features: expected shape \(2 or 1, D, 50\)"),
+        (
+            torch.ones(1, 3, 50, dtype=torch.bool),
+            torch.rand(1, 2, 50),
+            TypeError,
+            "values: expected float64, .* got torch.bool",
+        ),
+        (
+            torch.rand(1, 3, 50),
+            torch.full((1, 2, 50), math.nan),
+            ValueError,
+            "features: expected finite values, got NaN or inf",
+        ),
+        (
+            torch.rand(1, 3, 50),
+            torch.full((1, 2, 50), -math.inf),
+            ValueError,
+            "features: expected finite values, got NaN or inf",
+        ),
+    ],
+)
 def test_bad_arguments(values, features, error, message):
     with pytest.raises(error, match=message):
         segops.gaussian_filter_exact(values, features)

@@ -218,27 +218,54 @@ def bad(**changes):
 NAN, INF = math.nan, math.inf
 
 
-@pytest.mark.parametrize(("arguments", "error", "message"), [
-    ({"logits": [1.0]}, TypeError, "logits: expected a tensor .N, L, P., got list"),
-    ({"logits": torch.zeros(2, 4)}, ValueError, r"logits: expected 3 dimensions \(N, L, P\), got shape \(2, 4\)"),
-    ({"logits": torch.zeros(2, 4, 50, dtype=torch.int64)}, TypeError, "logits: expected float64, .* got torch.int64"),
-    ({"logits": torch.zeros(2, 0, 50)}, ValueError, "logits: expected at least one label"),
-    ({"logits": torch.zeros(2, 4, 50).to_sparse()}, TypeError, "logits: expected a dense tensor"),
-    ({"features": torch.zeros(1, 2, 50)}, TypeError, "features: expected a list"),
-    ({"features": [torch.zeros(1, 2, 50), torch.zeros(3, 2, 50)]}, ValueError, r"features\[1\]: expected shape \(2 or 1, D, 50\)"),
-    ({"features": [torch.zeros(1, 2, 49)], "weights": [1.0]}, ValueError, r"features\[0\]: expected shape \(2 or 1, D, 50\)"),
-    ({"features": [torch.zeros(1, 25, 50)], "weights": [1.0]}, ValueError, r"features\[0\]: expected 1 to 24 features"),
-    ({"features": [torch.zeros(1, 2, 50, device="meta")], "weights": [1.0]}, ValueError, r"features\[0\]: expected device cpu"),
-    ({"weights": [1.0]}, ValueError, "weights: expected 2, one for each of the features, got 1"),
-    ({"weights": [1.0, NAN]}, ValueError, r"weights\[1\]: expected a finite number, got nan"),
-    ({"weights": 3.0}, TypeError, "weights: expected numbers or a tensor"),
-    ({"compatibility": torch.zeros(5)}, ValueError, r"compatibility: expected shape \(4,\), \(4, 4\) or \(2, 4, 4\)"),
-    ({"compatibility": [1, 2]}, TypeError, "compatibility: expected None or a tensor, got list"),
-    ({"iterations": -1}, ValueError, "iterations: expected an integer >= 0, got -1"),
-    ({"iterations": 2.5}, TypeError, "iterations: expected an integer, got float"),
-    ({"normalization": "sym"}, ValueError, "normalization: expected one of 'symmetric', .* got 'sym'"),
-    ({"algorithm": "fast"}, ValueError, "algorithm: expected one of 'lattice', 'exact', got 'fast'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"logits": [1.0]}, TypeError, "logits: expected a tensor .N, L, P., got list"),
+        ({"logits": torch.zeros(2, 4)}, ValueError, r"logits: expected 3 dimensions \(N, L, P\), got shape \(2, 4\)"),
+        (
+            {"logits": torch.zeros(2, 4, 50, dtype=torch.int64)},
+            TypeError,
+            "logits: expected float64, .* got torch.int64",
+        ),
+        ({"logits": torch.zeros(2, 0, 50)}, ValueError, "logits: expected at least one label"),
+        ({"logits": torch.zeros(2, 4, 50).to_sparse()}, TypeError, "logits: expected a dense tensor"),
+        ({"features": torch.zeros(1, 2, 50)}, TypeError, "features: expected a list"),
+        (
+            {"features": [torch.zeros(1, 2, 50), torch.zeros(3, 2, 50)]},
+            ValueError,
+            r"features\[1\]: expected shape \(2 or 1, D, 50\)",
+        ),
+        (
+            {"features": [torch.zeros(1, 2, 49)], "weights": [1.0]},
+            ValueError,
+            r"features\[0\]: expected shape \(2 or 1, D, 50\)",
+        ),
+        (
+            {"features": [torch.zeros(1, 25, 50)], "weights": [1.0]},
+            ValueError,
+            r"features\[0\]: expected 1 to 24 features",
+        ),
+        (
+            {"features": [torch.zeros(1, 2, 50, device="meta")], "weights": [1.0]},
+            ValueError,
+            r"features\[0\]: expected device cpu",
+        ),
+        ({"weights": [1.0]}, ValueError, "weights: expected 2, one for each of the features, got 1"),
+        ({"weights": [1.0, NAN]}, ValueError, r"weights\[1\]: expected a finite number, got nan"),
+        ({"weights": 3.0}, TypeError, "weights: expected numbers or a tensor"),
+        (
+            {"compatibility": torch.zeros(5)},
+            ValueError,
+            r"compatibility: expected shape \(4,\), \(4, 4\) or \(2, 4, 4\)",
+        ),
+        ({"compatibility": [1, 2]}, TypeError, "compatibility: expected None or a tensor, got list"),
+        ({"iterations": -1}, ValueError, "iterations: expected an integer >= 0, got -1"),
+        ({"iterations": 2.5}, TypeError, "iterations: expected an integer, got float"),
+        ({"normalization": "sym"}, ValueError, "normalization: expected one of 'symmetric', .* got 'sym'"),
+        ({"algorithm": "fast"}, ValueError, "algorithm: expected one of 'lattice', 'exact', got 'fast'"),
+    ],
+)
 def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         segops.mean_field(**bad(**arguments))

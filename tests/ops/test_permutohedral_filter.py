@@ -86,18 +86,51 @@ def test_second_derivative():
     assert torch.autograd.gradgradcheck(lambda v: segops.permutohedral_filter(v, features).square(), (values,))
 
 
-@pytest.mark.parametrize(("values", "features", "error", "message"), [
-    (torch.rand(3, 50), torch.rand(1, 2, 50), ValueError, r"values: expected 3 dimensions \(N, V, P\), got shape \(3, 50\)"),
-    (torch.rand(1, 3, 50), torch.rand(2, 50), ValueError, r"features: expected 3 dimensions \(N or 1, D, P\)"),
-    (torch.rand(1, 3, 50), torch.rand(1, 2, 40), ValueError, r"features: expected shape \(1 or 1, D, 50\)"),
-    (torch.rand(1, 3, 50), torch.rand(1, 0, 50), ValueError, "features: expected 1 to 24 features per point, got D = 0"),
-    (torch.ones(1, 3, 50, dtype=torch.int32), torch.rand(1, 2, 50), TypeError, "values: expected float64, .* got torch.int32"),
-    (torch.rand(1, 3, 50), torch.ones(1, 2, 50, dtype=torch.int64), TypeError, "features: expected float64"),
-    (None, torch.rand(1, 2, 50), TypeError, "values: expected a tensor .* got NoneType"),
-    (torch.rand(1, 3, 50), torch.full((1, 2, 50), math.nan), ValueError, "features: expected finite values, got NaN or inf"),
-    (torch.rand(1, 3, 50), torch.full((1, 2, 50), math.inf), ValueError, "features: expected finite values, got NaN or inf"),
-    (torch.rand(1, 3, 50), torch.full((1, 2, 50), 1e30), ValueError, "features: values span too many lattice cells"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "features", "error", "message"),
+    [
+        (
+            torch.rand(3, 50),
+            torch.rand(1, 2, 50),
+            ValueError,
+            r"values: expected 3 dimensions \(N, V, P\), got shape \(3, 50\)",
+        ),
+        (torch.rand(1, 3, 50), torch.rand(2, 50), ValueError, r"features: expected 3 dimensions \(N or 1, D, P\)"),
+        (torch.rand(1, 3, 50), torch.rand(1, 2, 40), ValueError, r"features: expected shape \(1 or 1, D, 50\)"),
+        (
+            torch.rand(1, 3, 50),
+            torch.rand(1, 0, 50),
+            ValueError,
+            "features: expected 1 to 24 features per point, got D = 0",
+        ),
+        (
+            torch.ones(1, 3, 50, dtype=torch.int32),
+            torch.rand(1, 2, 50),
+            TypeError,
+            "values: expected float64, .* got torch.int32",
+        ),
+        (torch.rand(1, 3, 50), torch.ones(1, 2, 50, dtype=torch.int64), TypeError, "features: expected float64"),
+        (None, torch.rand(1, 2, 50), TypeError, "values: expected a tensor .* got NoneType"),
+        (
+            torch.rand(1, 3, 50),
+            torch.full((1, 2, 50), math.nan),
+            ValueError,
+            "features: expected finite values, got NaN or inf",
+        ),
+        (
+            torch.rand(1, 3, 50),
+            torch.full((1, 2, 50), math.inf),
+            ValueError,
+            "features: expected finite values, got NaN or inf",
+        ),
+        (
+            torch.rand(1, 3, 50),
+            torch.full((1, 2, 50), 1e30),
+            ValueError,
+            "features: values span too many lattice cells",
+        ),
+    ],
+)
 def test_bad_arguments(values, features, error, message):
     with pytest.raises(error, match=message):
         segops.permutohedral_filter(values, features)

@@ -7,6 +7,8 @@ typedef float F16 __attribute__((vector_size(64), may_alias));
 typedef double D8 __attribute__((vector_size(64), may_alias));
 typedef int32_t I8 __attribute__((vector_size(32), may_alias));
 typedef int32_t I16 __attribute__((vector_size(64), may_alias));
+typedef uint32_t U8 __attribute__((vector_size(32), may_alias));
+typedef uint32_t U16 __attribute__((vector_size(64), may_alias));
 typedef int64_t L8 __attribute__((vector_size(64), may_alias));
 
 #undef SEGOPS_INLINE
@@ -21,12 +23,14 @@ template <>
 struct Lanes<F8> {
   using Scalar = float;
   using Int = I8;
+  using Bits = U8;
   static constexpr int kCount = 8;
 };
 template <>
 struct Lanes<F16> {
   using Scalar = float;
   using Int = I16;
+  using Bits = U16;
   static constexpr int kCount = 16;
 };
 template <>
@@ -117,11 +121,11 @@ SEGOPS_INLINE double fold(D8 v, Op op) {
   return fold_eight(v, op)[0];
 }
 
-// exp for x <= 88: 2^n times a degree-6 minimax polynomial on [-ln2/2, ln2/2], relative error 1e-7 or less; exactly 0
+// exp for x <= 88: 2^n times a polynomial of degree 7 on [-ln2/2, ln2/2], relative error 1e-7 or less; exactly 0
 // below -87.3, where floats lose their precision.
 template <class V>
 SEGOPS_INLINE V exp_float(V x) {
-  using Int = typename Lanes<V>::Int;
+  using Bits = typename Lanes<V>::Bits;  // unsigned: far below the cut-off they wrap
   const V magic = splat<V>(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
   const V shifted = fma(x, splat<V>(1.44269504f), magic);
   const V n = shifted - magic;
@@ -134,7 +138,7 @@ SEGOPS_INLINE V exp_float(V x) {
   p = fma(p, r, splat<V>(1.6666665459e-1f));
   p = fma(p, r, splat<V>(5.0000001201e-1f));
   p = fma(p, r * r, r + 1.f);
-  const Int bits = ((Int)shifted + (127 - 0x4B400000)) << 23;  // the biased exponent n + 127
+  const Bits bits = ((Bits)shifted + (127u - 0x4B400000u)) << 23;  // the biased exponent n + 127
   return x < -87.3f ? V{} : p * (V)bits;
 }
 SEGOPS_INLINE F8 exp(F8 x) { return exp_float(x); }
