@@ -188,7 +188,9 @@ def explain(name: str, *args: Any) -> str:
         raise ValueError(f"explain: expected one of {', '.join(sorted(OPERATORS))}, got {name!r}")
     device = device_of(args)
     chosen = select(name, device)
-    lines = [f"{name} on {device}: {chosen}" + (f" ({_native.isa()})" if chosen == "cpu" else "")]
+    obstacle = unavailable(name, chosen, device)
+    detail = f", which can't run: {obstacle}" if obstacle else f" ({_native.isa()})" if chosen == "cpu" else ""
+    lines = [f"{name} on {device}: {chosen}{detail}"]
     for other in BACKENDS:
         if other == chosen:
             continue

@@ -79,7 +79,9 @@ def _reference_kernel(name: str) -> Callable[..., Any]:
 
     def kernel(*args: Any) -> Any:
         device = _backends.device_of(args)
-        if device == "cpu" and _backends.forced() is None:
+        if _backends.forced() is not None:
+            return _backends.run(name, device, *args)
+        if device == "cpu":
             warnings.warn(
                 f"segops.{name} runs as its plain PyTorch reference: the CPU library is {_native.missing('_C')}",
                 stacklevel=2,

@@ -119,7 +119,7 @@ def compile(job: Job) -> Usage:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line: compile what it asks for, a line each, and return how many went wrong (0 is success)."""
+    """The command line: compile what it asks for, a line each, and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m segops.testing.aot", description="Compile all Triton kernels ahead of time."
     )
