@@ -62,18 +62,18 @@ class backend(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func.namespace != "segops":
             return func(*args, **(kwargs or {}))
-        name = func._schema.name.split("::")[1]
-        return kernel(name, self.name, device_of(args))(*args, **(kwargs or {}))
+        name, device = func._schema.name.split("::")[1], device_of(args)
+        return launch(kernel(name, self.name, device), device, args)
+
+
+def _first_tensor(args: Any) -> torch.Tensor | None:
+    return next((arg for arg in args if isinstance(arg, torch.Tensor)), None)
 
 
 def device_of(args: Any) -> str:
-    """Device type of the first tensor among an operator's arguments."""
-    for arg in args:
-        if isinstance(arg, torch.Tensor):
-            return arg.device.type
-        if isinstance(arg, (list, tuple)) and arg and isinstance(arg[0], torch.Tensor):
-            return arg[0].device.type
-    return "cpu"
+    """Device type of an operator's first tensor."""
+    first = _first_tensor(args)
+    return "cpu" if first is None else first.device.type
 
 
 def unavailable(name: str, backend: str, device: str) -> str | None:
@@ -133,7 +133,15 @@ def kernel(name: str, backend: str, device: str) -> Callable[..., Any]:
 
 def run(name: str, device: str, *args: Any) -> Any:
     """What the dispatcher calls where the choice is Python's."""
-    return kernel(name, select(name, device), device)(*args)
+    return launch(kernel(name, select(name, device), device), device, args)
+
+
+def launch(function: Callable[..., Any], device: str, args: tuple) -> Any:
+    """Call a kernel on the device of its first tensor: Triton launches on the current one."""
+    if device != "cuda":
+        return function(*args)
+    with torch.cuda.device_of(_first_tensor(args)):
+        return function(*args)
 
 
 def table() -> list[tuple[str, dict[str, str | None]]]:

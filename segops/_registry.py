@@ -66,6 +66,22 @@ def register(
         torch.library.register_autocast(qualified, device, torch.float32)
 
 
+def call(operator: Callable[..., Any], *args: Any) -> Any:
+    """Call an operator; what a compiled kernel has to say of its arguments becomes a ValueError or a MemoryError.
+
+    Torch turns a kernel's exceptions into RuntimeError, so their type travels in the text (see
+    csrc/include/segops/torch_errors.h).
+    """
+    try:
+        return operator(*args)
+    except RuntimeError as error:
+        for kind in (ValueError, MemoryError):
+            _, tag, message = str(error).partition(f"segops.{kind.__name__}: ")
+            if tag:
+                raise kind(message.splitlines()[0]) from None
+        raise
+
+
 def load_all() -> None:
     """Register every operator and load the compiled kernels."""
     from . import ops  # noqa: F401

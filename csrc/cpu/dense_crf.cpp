@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "segops/image_features.h"
+#include "segops/torch_errors.h"
 #include "segops/torch_parallel.h"
 
 namespace {
@@ -55,4 +56,4 @@ Tensor dense_crf_features(Tensor image, std::vector<double> sigma_xy, std::vecto
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(segops, CPU, m) { m.impl("dense_crf_features", TORCH_BOX(&dense_crf_features)); }
+STABLE_TORCH_LIBRARY_IMPL(segops, CPU, m) { m.impl("dense_crf_features", SEGOPS_BOX(dense_crf_features)); }

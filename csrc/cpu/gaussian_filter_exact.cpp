@@ -8,6 +8,7 @@
 
 #include <tuple>
 
+#include "segops/torch_errors.h"
 #include "segops/torch_parallel.h"
 
 namespace {
@@ -96,6 +97,6 @@ std::tuple<Tensor, Tensor> gaussian_filter_exact_backward(Tensor grad, Tensor va
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(segops, CPU, m) {
-  m.impl("gaussian_filter_exact", TORCH_BOX(&gaussian_filter_exact));
-  m.impl("gaussian_filter_exact_backward", TORCH_BOX(&gaussian_filter_exact_backward));
+  m.impl("gaussian_filter_exact", SEGOPS_BOX(gaussian_filter_exact));
+  m.impl("gaussian_filter_exact_backward", SEGOPS_BOX(gaussian_filter_exact_backward));
 }

@@ -8,6 +8,7 @@
 
 #include <tuple>
 
+#include "segops/torch_errors.h"
 #include "segops/torch_parallel.h"
 
 namespace {
@@ -139,6 +140,6 @@ std::tuple<Tensor, Tensor> mean_field_backward(Tensor grad, Tensor logits, std::
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(segops, CPU, m) {
-  m.impl("mean_field", TORCH_BOX(&mean_field));
-  m.impl("mean_field_backward", TORCH_BOX(&mean_field_backward));
+  m.impl("mean_field", SEGOPS_BOX(mean_field));
+  m.impl("mean_field_backward", SEGOPS_BOX(mean_field_backward));
 }

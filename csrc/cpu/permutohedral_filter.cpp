@@ -5,6 +5,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include "segops/lattice_filter.h"
+#include "segops/torch_errors.h"
 #include "segops/torch_parallel.h"
 
 namespace {
@@ -74,4 +75,4 @@ Tensor permutohedral_filter(Tensor values, Tensor features, bool reverse) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(segops, CPU, m) { m.impl("permutohedral_filter", TORCH_BOX(&permutohedral_filter)); }
+STABLE_TORCH_LIBRARY_IMPL(segops, CPU, m) { m.impl("permutohedral_filter", SEGOPS_BOX(permutohedral_filter)); }

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "segops/hash_lattice.cuh"
+#include "segops/torch_errors.h"
 
 namespace segops::gpu {
 namespace {
@@ -306,4 +307,4 @@ Tensor mean_field(Tensor logits, std::vector<Tensor> features, Tensor compatibil
 }  // namespace
 }  // namespace segops::gpu
 
-STABLE_TORCH_LIBRARY_IMPL(segops_cuda, CUDA, m) { m.impl("mean_field", TORCH_BOX(&segops::gpu::mean_field)); }
+STABLE_TORCH_LIBRARY_IMPL(segops_cuda, CUDA, m) { m.impl("mean_field", SEGOPS_BOX(segops::gpu::mean_field)); }

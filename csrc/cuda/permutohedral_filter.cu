@@ -16,6 +16,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "segops/build_lattice.cuh"
+#include "segops/torch_errors.h"
 #include "segops/vertex_tables.cuh"
 
 namespace segops::gpu {
@@ -52,5 +53,5 @@ Tensor permutohedral_filter(Tensor values, Tensor features, bool reverse) {
 }  // namespace segops::gpu
 
 STABLE_TORCH_LIBRARY_IMPL(segops_cuda, CUDA, m) {
-  m.impl("permutohedral_filter", TORCH_BOX(&segops::gpu::permutohedral_filter));
+  m.impl("permutohedral_filter", SEGOPS_BOX(segops::gpu::permutohedral_filter));
 }

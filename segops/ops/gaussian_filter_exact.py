@@ -42,7 +42,7 @@ def gaussian_filter_exact(values: Tensor, features: Tensor) -> Tensor:
     _checks.floating("values", _checks.tensor("values", values, 3, "(N, V, P)"))
     features = _checks.features("features", features, values.shape[0], values.shape[2], values, "values")
     wide = _checks.widened(values)
-    out = torch.ops.segops.gaussian_filter_exact(wide, features.to(wide.dtype))
+    out = _registry.call(torch.ops.segops.gaussian_filter_exact, wide, features.to(wide.dtype))
     return _checks.narrowed(out, values)
 
 

@@ -89,7 +89,8 @@ def mean_field(
         out = _exact(wide, maps, energy, iterations, normalization, return_logits)
     else:
         maps = [f.detach() for f in maps]
-        out = torch.ops.segops.mean_field(wide, maps, energy, iterations, normalization, bool(return_logits))
+        options = iterations, normalization, bool(return_logits)
+        out = _registry.call(torch.ops.segops.mean_field, wide, maps, energy, *options)
     return _checks.narrowed(out, logits)
 
 
@@ -133,7 +134,7 @@ def _exact(
     for f in features:
 
         def filter(values: Tensor, f: Tensor = f) -> Tensor:
-            return torch.ops.segops.gaussian_filter_exact(values, f)
+            return _registry.call(torch.ops.segops.gaussian_filter_exact, values, f)
 
         ones = logits.new_ones(f.shape[0], 1, f.shape[2])
         norm = filter(ones) if normalization != "none" else ones

@@ -46,7 +46,7 @@ def permutohedral_filter(values: Tensor, features: Tensor, *, reverse: bool = Fa
     _checks.floating("values", _checks.tensor("values", values, 3, "(N, V, P)"))
     features = _checks.features("features", features, values.shape[0], values.shape[2], values, "values")
     wide = _checks.widened(values)
-    out = torch.ops.segops.permutohedral_filter(wide, features.detach().to(wide.dtype), bool(reverse))
+    out = _registry.call(torch.ops.segops.permutohedral_filter, wide, features.detach().to(wide.dtype), bool(reverse))
     return _checks.narrowed(out, values)
 
 

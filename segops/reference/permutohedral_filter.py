@@ -56,14 +56,19 @@ class Lattice:
         return self.alpha * self.slice(self.blur(self.splat(values), reverse))
 
 
-def elevation(dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The (D+1, D) matrix that takes features to the hyperplane, scaled so that the blur has unit variance."""
-    matrix = torch.zeros(dim + 1, dim, dtype=torch.float64)
-    for i in range(dim):
-        matrix[: i + 1, i] = 1
-        matrix[i + 1, i] = -(i + 1)
-        matrix[:, i] *= math.sqrt(2 / 3) * (dim + 1) / math.sqrt((i + 1) * (i + 2))
-    return matrix.to(dtype=dtype, device=device)
+def elevate(features: Tensor) -> Tensor:
+    """Features (D, P) to the hyperplane (D+1, P), scaled so that the blur has unit variance.
+
+    The order of the sums is that of the kernels: on a grid, points lie on faces of the lattice's cells, and the last
+    bit decides which vertices exist.
+    """
+    dim = features.shape[0]
+    above, elevated = torch.zeros_like(features[0]), []
+    for i in range(dim, 0, -1):
+        scaled = features[i - 1] * (math.sqrt(2 / 3) * (dim + 1) / math.sqrt(i * (i + 1)))
+        elevated.append(above - scaled * i)
+        above = above + scaled
+    return torch.stack([above, *reversed(elevated)])
 
 
 def simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,8 +78,8 @@ def simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ``origin + r - (D+1) * (rank > D - r)``.
     """
     dim = features.shape[0]
-    elevated = elevation(dim, features.dtype, features.device) @ features
-    quotient = torch.floor(elevated / (dim + 1) + 0.5)
+    elevated = elevate(features)
+    quotient = torch.floor(elevated * features.new_tensor(1).div(dim + 1) + 0.5)
     delta = elevated - quotient * (dim + 1)
     # rank = how many coordinates have a larger delta; of equal ones, how many have an earlier axis
     axis = torch.arange(dim + 1, device=features.device)

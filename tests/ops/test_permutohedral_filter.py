@@ -57,6 +57,21 @@ def test_approximates_the_exact_filter_where_points_are_dense():
     assert error.mean() < 0.01
 
 
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+def test_on_a_grid_all_take_the_same_vertices(backend):
+    """Pixels lie on faces of the lattice's cells, where the last bit decides; every kernel rounds alike."""
+    y, x = torch.meshgrid(torch.arange(12.0), torch.arange(15.0), indexing="ij")
+    color = torch.randint(0, 4, (3, 180)) * 64 / 13.0
+    features = torch.cat([torch.stack([x / 3, y / 3]).flatten(1), color])[None].double()
+    values = torch.rand(1, 2, 180, dtype=torch.float64)
+    with segops.backend("reference"):
+        expected = [segops.permutohedral_filter(values, f) for f in (features[:, :2], features)]
+    with segops.backend(backend):
+        actual = [segops.permutohedral_filter(values, f) for f in (features[:, :2], features)]
+    for a, b in zip(actual, expected):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
 def test_identical_points_are_one_point():
     values = torch.rand(1, 4, 100, dtype=torch.float64)
     out = segops.permutohedral_filter(values, torch.zeros(1, 3, 100, dtype=torch.float64))

@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = 0; i < dim; ++i) {
       const float feature = features[(int64_t(image) * dim + i) * points + p];
       finite = finite && isfinite(feature);
-      scaled[i] = feature * scales.of[i];
+      scaled[i] = product(feature, scales.of[i]);
     }
     find_simplex(dim, scaled, quotient, rank, weight);
 #pragma unroll

@@ -4,7 +4,8 @@
 // The simplex that encloses a point. `scaled` holds the dim features times feature_scale. On return, for each of the
 // dim + 1 coordinates, quotient * (dim + 1) is the remainder-0 vertex and rank the order of the offsets from it
 // (0: largest); weight[r] is the barycentric weight of the vertex of remainder r.
-// Dim is int, or std::integral_constant<int, D> to unroll.
+// No product is fused with a sum: on a grid, points lie on faces of the lattice's cells, and the last bit decides which
+// vertices exist. Dim is int, or std::integral_constant<int, D> to unroll.
 template <class Dim, class T>
 SEGOPS_HOST_DEVICE void find_simplex(Dim dim, const T* scaled, T* quotient, T* rank, T* weight) {
   const T zero = T{} * 0, one = zero + 1.f, size = zero + float(dim + 1), inverse = one / size;
@@ -13,10 +14,10 @@ SEGOPS_HOST_DEVICE void find_simplex(Dim dim, const T* scaled, T* quotient, T* r
   for (int i = dim; i >= 0; --i) {
     T elevated = above;
     if (i > 0) {
-      elevated = above - scaled[i - 1] * (zero + float(i));
+      elevated = above - product(scaled[i - 1], zero + float(i));
       above = above + scaled[i - 1];
     }
-    quotient[i] = floor_of(elevated * inverse + (zero + 0.5f));
+    quotient[i] = floor_of(product(elevated, inverse) + (zero + 0.5f));
     offset[i] = elevated - quotient[i] * size;
     excess = excess + quotient[i];
     rank[i] = zero;

@@ -176,6 +176,7 @@ SEGOPS_INLINE V floor_vector(V x) {
 }
 #define SEGOPS_SIMPLEX_OPERATIONS(V)                                      \
   SEGOPS_INLINE V floor_of(V x) { return floor_vector(x); }               \
+  SEGOPS_INLINE V product(V a, V b) { return a * b; }                     \
   SEGOPS_INLINE V one_if_less(V a, V b) { return a < b ? V{} + 1 : V{}; } \
   SEGOPS_INLINE V where_equal(V a, V b, V x) { return a == b ? x : V{}; }
 SEGOPS_SIMPLEX_OPERATIONS(F16)

@@ -17,6 +17,14 @@ constexpr int kMaxDim = 24;  // features per point; 128-bit keys leave 5 bits a 
 // Scalar meanings of the operations that simd.h gives its vectors too.
 SEGOPS_HOST_DEVICE float floor_of(float x) { return __builtin_floorf(x); }
 SEGOPS_HOST_DEVICE double floor_of(double x) { return __builtin_floor(x); }
+// A product that is rounded before it is added to anything: see find_simplex.h.
+#if defined(__CUDA_ARCH__)
+SEGOPS_HOST_DEVICE float product(float a, float b) { return __fmul_rn(a, b); }
+SEGOPS_HOST_DEVICE double product(double a, double b) { return __dmul_rn(a, b); }
+#else
+SEGOPS_HOST_DEVICE float product(float a, float b) { return a * b; }
+SEGOPS_HOST_DEVICE double product(double a, double b) { return a * b; }
+#endif
 SEGOPS_HOST_DEVICE float one_if_less(float a, float b) { return a < b ? 1.f : 0.f; }
 SEGOPS_HOST_DEVICE double one_if_less(double a, double b) { return a < b ? 1. : 0.; }
 SEGOPS_HOST_DEVICE float where_equal(float a, float b, float x) { return a == b ? x : 0.f; }
