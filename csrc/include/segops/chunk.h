@@ -66,12 +66,19 @@ struct Chunk<double, kWidth> {
   }
 };
 
-// function<Chunk<T, n>>(offset, arguments) for each chunk of rows of `width` labels.
-#define SEGOPS_EACH_CHUNK(T, width, function, ...)                                          \
-  do {                                                                                      \
-    int offset = 0;                                                                         \
-    for (; offset + 32 <= width; offset += 32) function<Chunk<T, 32>>(offset, __VA_ARGS__); \
-    if (width - offset == 24) function<Chunk<T, 24>>(offset, __VA_ARGS__);                  \
-    if (width - offset == 16) function<Chunk<T, 16>>(offset, __VA_ARGS__);                  \
-    if (width - offset == 8) function<Chunk<T, 8>>(offset, __VA_ARGS__);                    \
+// function<Chunk<T, n>>(offset, width, arguments) for each chunk of rows of `width` labels. Where one chunk is the row,
+// its width is a constant.
+#define SEGOPS_EACH_CHUNK(T, width, function, ...)                                                   \
+  do {                                                                                               \
+    if (width == 8) {                                                                                \
+      function<Chunk<T, 8>>(0, 8, __VA_ARGS__);                                                      \
+    } else if (width == 16) {                                                                        \
+      function<Chunk<T, 16>>(0, 16, __VA_ARGS__);                                                    \
+    } else if (width == 24) {                                                                        \
+      function<Chunk<T, 24>>(0, 24, __VA_ARGS__);                                                    \
+    } else {                                                                                         \
+      int offset = 0;                                                                                \
+      for (; offset + 32 <= width; offset += 32) function<Chunk<T, 32>>(offset, width, __VA_ARGS__); \
+      for (; offset < width; offset += 8) function<Chunk<T, 8>>(offset, width, __VA_ARGS__);         \
+    }                                                                                                \
   } while (0)

@@ -99,14 +99,29 @@ struct LatticePart {
   template <class T>
   void add_points(const T* features, int64_t stride, const Lattice<T>& lattice, Entries<T>& entries, int64_t begin,
                   int64_t end) {
-    const int dim = lattice.dim;
+    if (lattice.dim == 2)  // an image's two kernels have loops of their own
+      add(std::integral_constant<int, 2>(), features, stride, lattice, entries, begin, end);
+    else if (lattice.dim == 5)
+      add(std::integral_constant<int, 5>(), features, stride, lattice, entries, begin, end);
+    else
+      add(lattice.dim, features, stride, lattice, entries, begin, end);
+  }
+
+ private:
+  template <class Dim, class T>
+  void add(Dim dim, const T* features, int64_t stride, const Lattice<T>& lattice, Entries<T>& entries, int64_t begin,
+           int64_t end) {
     const KeyLayout<Key> layout(dim);
+    Key unit[kMaxDim + 1];
+    for (int i = 0; i <= dim; ++i) unit[i] = layout.unit(i);
+    const int32_t zero[kMaxDim] = {};
+    const Key origin = layout.origin(zero);
     const auto find_simplices = SEGOPS_BY_ISA(find_simplices<T>);
     T gathered[kMaxDim * kLanes];
     alignas(64) T quotient[(kMaxDim + 1) * kLanes], rank[(kMaxDim + 1) * kLanes], weight[(kMaxDim + 1) * kLanes];
-    Key key[kMaxDim + 1], last_key[kMaxDim + 1] = {};
+    int32_t q[(kMaxDim + 1) * kLanes], k[(kMaxDim + 1) * kLanes];
+    Key last_key[kMaxDim + 1] = {}, by_rank[kMaxDim + 1];
     int32_t number[kMaxDim + 1] = {};
-    int q[kMaxDim + 1], k[kMaxDim + 1];
     for (int64_t p = begin; p < end; p += kLanes) {
       const int count = int(std::min<int64_t>(kLanes, end - p));
       const T* block = features + entries.order[p];
@@ -121,13 +136,20 @@ struct LatticePart {
         in_range = false;
         return;
       }
+      for (int i = 0; i <= dim; ++i)
+        for (int lane = i * kLanes; lane < i * kLanes + count; ++lane)
+          q[lane] = int32_t(quotient[lane]), k[lane] = int32_t(rank[lane]);
       for (int lane = 0; lane < count; ++lane) {
         const int64_t entry = (p + lane) * entries.per_point + lattice.first_entry;
-        for (int i = 0; i <= dim; ++i) q[i] = int(quotient[i * kLanes + lane]), k[i] = int(rank[i * kLanes + lane]);
-        layout.vertices(q, k, key);
+        Key key = origin;  // as KeyLayout::vertices has it, with multiplications for its shifts
+        for (int i = 0; i <= dim; ++i) {
+          key += Key(int64_t(q[i * kLanes + lane])) * unit[i];
+          by_rank[k[i * kLanes + lane]] = unit[i];
+        }
         for (int r = 0; r <= dim; ++r) {
+          if (r > 0) key += 1 - by_rank[dim - r + 1];
           // Neighbouring points share most of their vertices: look up only what changed.
-          if (key[r] != last_key[r]) number[r] = table.insert(last_key[r] = key[r]);
+          if (key != last_key[r]) number[r] = table.insert(last_key[r] = key);
           entries.vertex[entry + r] = uint32_t(number[r]);
           entries.weight[entry + r] = weight[r * kLanes + lane];
         }

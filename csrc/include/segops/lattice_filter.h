@@ -114,36 +114,20 @@ class LatticeFilter {
 
   // The threads' sums to `out` (rows, width): merged, and blurred along the axes 0..D or D..0.
   void merge(T* out) {
-    const auto run = SEGOPS_BY_ISA(merge_rows<T>);
-    each_lattice([&](int k, int64_t begin, int64_t end, T*) {
-      std::vector<T*> sums(sum_pointers_);
-      std::vector<VertexRange> ranges;
-      for (size_t t = 0; t < sums.size(); ++t) {
-        sums[t] += base_[k] * width_;
-        ranges.push_back(touched(k, int(t)));
-      }
-      RowPass<T> pass = row_pass(k, nullptr, out);
-      pass.parts = int(sums.size());
-      pass.sums = sums.data();
-      pass.touched = ranges.data();
-      if (begin == 1) std::fill_n(pass.out, width_, T(0));  // row 0 stands for missing neighbours
-      run(pass, begin, end);
-    });
+    each_lattice([&](int k, int64_t begin, int64_t end, T*) { merge_part(k, begin, end, out); });
   }
   void blur(const T* in, T* out, bool reverse) {
-    const auto run = SEGOPS_BY_ISA(blur_rows<T>);
+    if (small()) {
+      each_lattice([&](int k, int64_t begin, int64_t end, T*) {
+        for (int step = 0; step <= lattices_[k].dim; ++step) blur_part(k, step, begin, end, in, out, reverse);
+      });
+      return;
+    }
     int last = 0;
     for (const auto& lattice : lattices_) last = std::max(last, lattice.dim);
     for (int step = 0; step <= last; ++step)
       each_lattice([&](int k, int64_t begin, int64_t end, T*) {
-        const Lattice<T>& lattice = lattices_[k];
-        if (step > lattice.dim) return;
-        const T* from = step == 0 ? in : (step % 2 ? pong_ : ping_).data();
-        T* to = step == lattice.dim ? out : (step % 2 ? ping_ : pong_).data();
-        RowPass<T> pass = row_pass(k, from, to);
-        const int axis = reverse ? lattice.dim - step : step;
-        pass.neighbour = lattice.neighbour.data() + int64_t(axis) * (lattice.vertices + 1) * 2;
-        run(pass, begin, end);
+        if (step <= lattices_[k].dim) blur_part(k, step, begin, end, in, out, reverse);
       });
   }
   void merge_and_blur(T* out, bool reverse = false) {
@@ -166,14 +150,12 @@ class LatticeFilter {
   // body(k, begin, end, scratch) on pieces of every lattice's rows; vertex v is row v of lattice k.
   template <class Body>
   void each_lattice(const Body& body) {
-    // Waiting for a thread costs more than it saves where tables are small, and on a busy machine much more.
-    const int parts = int(std::clamp<int64_t>(rows_ * width_ >> 20, 1, parallel_.threads()));
-    parallel_.run(parts, [&](int i) {
+    const int parts = small() ? 1 : parallel_.threads(), lattices = int(lattices_.size());
+    parallel_.run(parts * lattices, [&](int i) {
       Buffer<T> scratch(scratch_size());
-      for (size_t k = 0; k < lattices_.size(); ++k) {
-        const int64_t count = lattices_[k].vertices;
-        body(int(k), 1 + Parallel::cut(count, i, parts), 1 + Parallel::cut(count, i + 1, parts), scratch.data());
-      }
+      const int k = i % lattices, part = i / lattices;
+      const int64_t count = lattices_[k].vertices;
+      body(k, 1 + Parallel::cut(count, part, parts), 1 + Parallel::cut(count, part + 1, parts), scratch.data());
     });
   }
 
@@ -186,6 +168,35 @@ class LatticeFilter {
   Parallel& parallel() { return parallel_; }
 
  private:
+  // Where tables are small, a lattice is one thread's: to wait for others at each axis would cost more than it saves,
+  // and on a busy machine much more.
+  bool small() const { return rows_ * width_ < (1 << 21); }
+
+  void merge_part(int k, int64_t begin, int64_t end, T* out) {
+    std::vector<T*> sums(sum_pointers_);
+    std::vector<VertexRange> ranges;
+    for (size_t t = 0; t < sums.size(); ++t) {
+      sums[t] += base_[k] * width_;
+      ranges.push_back(touched(k, int(t)));
+    }
+    RowPass<T> pass = row_pass(k, nullptr, out);
+    pass.parts = int(sums.size());
+    pass.sums = sums.data();
+    pass.touched = ranges.data();
+    if (begin == 1) std::fill_n(pass.out, width_, T(0));  // row 0 stands for missing neighbours
+    SEGOPS_BY_ISA(merge_rows<T>)(pass, begin, end);
+  }
+
+  void blur_part(int k, int step, int64_t begin, int64_t end, const T* in, T* out, bool reverse) {
+    const Lattice<T>& lattice = lattices_[k];
+    const T* from = step == 0 ? in : (step % 2 ? pong_ : ping_).data();
+    T* to = step == lattice.dim ? out : (step % 2 ? ping_ : pong_).data();
+    RowPass<T> pass = row_pass(k, from, to);
+    const int axis = reverse ? lattice.dim - step : step;
+    pass.neighbour = lattice.neighbour.data() + int64_t(axis) * (lattice.vertices + 1) * 2;
+    SEGOPS_BY_ISA(blur_rows<T>)(pass, begin, end);
+  }
+
   int point_parts() const { return int(lattices_.empty() ? 1 : lattices_[0].touched.size()); }
   VertexRange touched(size_t k, int t) const { return lattices_[k].touched[t]; }
   int64_t scratch_size() const { return int64_t(width_) * kLanes * 2; }

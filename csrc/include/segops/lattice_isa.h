@@ -51,10 +51,10 @@ SEGOPS_INLINE void scatter_rows(const T* rows, const PointPass<T>& pass, int64_t
     for (int l = 0; l < labels; ++l) maps[l * pass.stride + order[p]] = rows[p * width + l];
 }
 
-// rows = start + slice(table); start may be missing.
-template <class C, class T>
-SEGOPS_INLINE void slice_chunk(int offset, int width, int per_point, const uint32_t* vertex, const T* weight, int count,
-                               const T* table, const T* start, T* rows) {
+// rows = start + slice(table); start may be missing. PerPoint is int, or a constant to unroll.
+template <class C, class T, class PerPoint>
+SEGOPS_INLINE void slice_chunk(int offset, int width, PerPoint per_point, const uint32_t* vertex, const T* weight,
+                               int count, const T* table, const T* start, T* rows) {
   for (int p = 0; p < count; ++p, vertex += per_point, weight += per_point) {
     C sum;
     if (start)
@@ -65,9 +65,9 @@ SEGOPS_INLINE void slice_chunk(int offset, int width, int per_point, const uint3
     sum.write(rows + p * width + offset);
   }
 }
-template <class C, class T>
-SEGOPS_INLINE void splat_chunk(int offset, int width, int per_point, const uint32_t* vertex, const T* weight, int count,
-                               const T* rows, T* table) {
+template <class C, class T, class PerPoint>
+SEGOPS_INLINE void splat_chunk(int offset, int width, PerPoint per_point, const uint32_t* vertex, const T* weight,
+                               int count, const T* rows, T* table) {
   for (int p = 0; p < count; ++p, vertex += per_point, weight += per_point) {
     C row;
     row.read(rows + p * width + offset);
@@ -75,19 +75,29 @@ SEGOPS_INLINE void splat_chunk(int offset, int width, int per_point, const uint3
   }
 }
 
+// An image's two kernels touch 3 + 6 vertices a pixel: the case worth a loop of its own.
+using Photo = std::integral_constant<int, 9>;
+
 template <class T>
 SEGOPS_INLINE void slice_rows(const PointPass<T>& pass, int64_t first, int count, const T* table, const T* weight,
                               const T* start, T* rows) {
   const int64_t entry = first * pass.per_point;
-  SEGOPS_EACH_CHUNK(T, pass.width, slice_chunk, pass.width, pass.per_point, pass.vertex + entry, weight + entry, count,
-                    table, start, rows);
+  if (pass.per_point == Photo())
+    SEGOPS_EACH_CHUNK(T, pass.width, slice_chunk, Photo(), pass.vertex + entry, weight + entry, count, table, start,
+                      rows);
+  else
+    SEGOPS_EACH_CHUNK(T, pass.width, slice_chunk, pass.per_point, pass.vertex + entry, weight + entry, count, table,
+                      start, rows);
 }
 template <class T>
 SEGOPS_INLINE void splat_rows(const PointPass<T>& pass, int64_t first, int count, const T* rows, const T* weight,
                               T* table) {
   const int64_t entry = first * pass.per_point;
-  SEGOPS_EACH_CHUNK(T, pass.width, splat_chunk, pass.width, pass.per_point, pass.vertex + entry, weight + entry, count,
-                    rows, table);
+  if (pass.per_point == Photo())
+    SEGOPS_EACH_CHUNK(T, pass.width, splat_chunk, Photo(), pass.vertex + entry, weight + entry, count, rows, table);
+  else
+    SEGOPS_EACH_CHUNK(T, pass.width, splat_chunk, pass.per_point, pass.vertex + entry, weight + entry, count, rows,
+                      table);
 }
 
 template <class T, class Op>
@@ -221,7 +231,7 @@ void backward_points(const PointPass<T>& pass, int64_t begin, int64_t end, T* su
 
 // The sums of all threads to one table, leaving zeros for the next sums.
 template <class C, class T>
-SEGOPS_INLINE void merge_chunk(int offset, const RowPass<T>& pass, int64_t begin, int64_t end) {
+SEGOPS_INLINE void merge_chunk(int offset, int, const RowPass<T>& pass, int64_t begin, int64_t end) {
   C zero;
   zero.clear();
   for (int64_t v = begin; v < end; ++v) {
@@ -241,8 +251,7 @@ void merge_rows(const RowPass<T>& pass, int64_t begin, int64_t end) {
 }
 
 template <class C, class T>
-SEGOPS_INLINE void blur_chunk(int offset, const RowPass<T>& pass, int64_t begin, int64_t end) {
-  const int width = pass.width;
+SEGOPS_INLINE void blur_chunk(int offset, int width, const RowPass<T>& pass, int64_t begin, int64_t end) {
   const T* in = pass.in + offset;
   T* out = pass.out + offset;
   const int32_t* neighbour = pass.neighbour;
@@ -261,7 +270,7 @@ void blur_rows(const RowPass<T>& pass, int64_t begin, int64_t end) {
 
 // out = energy * in, label by label or through the (labels, width) rows of a transposed matrix.
 template <class C, class T>
-SEGOPS_INLINE void couple_chunk(int offset, const RowPass<T>& pass, const T* in, T* out) {
+SEGOPS_INLINE void couple_chunk(int offset, int, const RowPass<T>& pass, const T* in, T* out) {
   C row;
   if (pass.matrix) {
     row.clear();
