@@ -108,9 +108,9 @@ def unary_backward_kernel(total, unary, out, points, blocks, labels, stride, BLO
 def launch(items: int, points: int, labels: int) -> tuple[tuple[int], int, dict[str, int]]:
     """Grid, blocks of an item, and tile of a kernel that holds whole rows of labels."""
     width = triton.next_power_of_2(labels)
-    block = max(1, min(128, 512 // width))
+    block = max(1, min(128, 256 // width))
     blocks = triton.cdiv(points, block)
-    return (items * blocks,), blocks, {"BLOCK": block, "LABELS": width, "num_warps": min(16, max(4, width // 256))}
+    return (items * blocks,), blocks, {"BLOCK": block, "LABELS": width, "num_warps": min(32, max(4, width // 64))}
 
 
 class Field:
