@@ -25,6 +25,7 @@ class Operator:
     schema: str
     reference: Callable[..., Any]
     fake: Callable[..., Any]
+    differentiable: bool
 
 
 OPERATORS: dict[str, Operator] = {}
@@ -49,7 +50,7 @@ def register(
     vmap folds into it (a batch of 1 is shared). Without it vmap is a loop. Under autocast, operators run in float32.
     """
     name = schema[: schema.index("(")]
-    OPERATORS[name] = Operator(name, file, schema, reference, fake)
+    OPERATORS[name] = Operator(name, file, schema, reference, fake, backward is not None)
     qualified = f"segops::{name}"
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _cuda_library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))

@@ -10,11 +10,14 @@
 
 #include "segops/torch_errors.h"
 #include "segops/torch_parallel.h"
+#include "segops/torch_tensor.h"
 
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
+using segops::data;
+using segops::mutable_data;
+using segops::ScalarType;
+using segops::Tensor;
 
 // Contiguous, and checked against each other as far as memory safety asks for it.
 struct Inputs {
@@ -37,15 +40,6 @@ struct Inputs {
     points = features.size(2);
   }
 };
-
-template <class T>
-const T* data(const Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
-}
-template <class T>
-T* mutable_data(Tensor& t) {
-  return static_cast<T*>(t.mutable_data_ptr());
-}
 
 // body(filter, first value, first feature) for every sample of the features' batch.
 template <class T, class Body>

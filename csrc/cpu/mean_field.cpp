@@ -10,14 +10,17 @@
 
 #include "segops/torch_errors.h"
 #include "segops/torch_parallel.h"
+#include "segops/torch_tensor.h"
 
 namespace {
 
 using segops::Compatibility;
+using segops::data;
 using segops::MeanField;
+using segops::mutable_data;
 using segops::Normalization;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
+using segops::ScalarType;
+using segops::Tensor;
 
 Normalization parse(const std::string& name) {
   if (name == "symmetric") return Normalization::kSymmetric;
@@ -25,15 +28,6 @@ Normalization parse(const std::string& name) {
   if (name == "after") return Normalization::kAfter;
   STD_TORCH_CHECK(name == "none", "mean_field: expected normalization symmetric, before, after or none, got ", name);
   return Normalization::kNone;
-}
-
-template <class T>
-const T* data(const Tensor& t, int64_t offset = 0) {
-  return static_cast<const T*>(t.const_data_ptr()) + offset;
-}
-template <class T>
-T* mutable_data(Tensor& t, int64_t offset = 0) {
-  return static_cast<T*>(t.mutable_data_ptr()) + offset;
 }
 
 struct Problem {

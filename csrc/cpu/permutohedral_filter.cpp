@@ -7,12 +7,15 @@
 #include "segops/lattice_filter.h"
 #include "segops/torch_errors.h"
 #include "segops/torch_parallel.h"
+#include "segops/torch_tensor.h"
 
 namespace {
 
+using segops::data;
 using segops::LatticeFilter;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
+using segops::mutable_data;
+using segops::ScalarType;
+using segops::Tensor;
 
 constexpr int64_t kChannels = 32;  // at a time: a row that stays in registers, and tables that stay in cache
 
@@ -46,10 +49,9 @@ void filter_batch(const Tensor& values, const Tensor& features, Tensor& out, boo
   LatticeFilter<T> filter(points, {int(dim)}, int(std::min(channels, kChannels)), parallel);
   for (int64_t n = 0; n < values.size(0); ++n) {
     if (n < features.size(0))
-      filter.build(0, static_cast<const T*>(features.const_data_ptr()) + n * dim * points, points,
-                   segops::Normalization::kNone);
-    filter_image(filter, static_cast<const T*>(values.const_data_ptr()) + n * channels * points,
-                 static_cast<T*>(out.mutable_data_ptr()) + n * channels * points, channels, reverse);
+      filter.build(0, data<T>(features, n * dim * points), points, segops::Normalization::kNone);
+    filter_image(filter, data<T>(values, n * channels * points), mutable_data<T>(out, n * channels * points), channels,
+                 reverse);
   }
 }
 

@@ -11,6 +11,17 @@
 
 namespace segops {
 
+// The first touch of fresh memory costs a page fault a page: large arrays ask for large pages, as far as whole ones lie
+// in them. No harm where it is refused.
+inline void advise_large_pages([[maybe_unused]] void* p, [[maybe_unused]] size_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t kPage = uintptr_t(1) << 21;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(p) + kPage - 1) & ~(kPage - 1);
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(p) + bytes) & ~(kPage - 1);
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
 // Memory that nobody has touched yet: every element is written before it is read. Aligned to cache lines, so that a row
 // lies in as few of them as it can.
 template <class T>
@@ -34,13 +45,10 @@ class Buffer {
   };
   using Pointer = std::unique_ptr<T[], Free>;
 
-  // The first touch of fresh memory costs a page fault a page: large arrays ask for large pages.
   static Pointer allocate(size_t bytes) {
     const std::align_val_t alignment = bytes < kHuge ? kLine : kHugePage;
     void* p = ::operator new(bytes, alignment);
-#if defined(__linux__)
-    if (bytes >= kHuge) madvise(p, bytes, MADV_HUGEPAGE);  // no harm where it is refused
-#endif
+    if (bytes >= kHuge) advise_large_pages(p, bytes);
     return Pointer(static_cast<T*>(p), Free{alignment});
   }
 
