@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -28,24 +27,24 @@ def lovasz_softmax(
     r"""Lovasz-softmax loss: a convex surrogate of ``1 - IoU``, averaged over classes.
 
     Berman, Rannen Triki and Blaschko, *The Lovasz-Softmax Loss: A Tractable Surrogate for the Optimization of the
-    Intersection-over-Union Measure in Neural Networks*, CVPR 2018. For each class c, the errors ``|[y_i = c] - p_c(i)|``
-    of all pixels are sorted, and their sum is weighted by :func:`lovasz_grad`. For predictions of 0 and 1 it is
-    ``1 - IoU``.
+    Intersection-over-Union Measure in Neural Networks*, CVPR 2018. For each class c, the errors
+    ``|[y_i = c] - p_c(i)|`` of all pixels are sorted, and their sum is weighted by :func:`lovasz_grad`. For predictions
+    of 0 and 1 it is ``1 - IoU``.
 
-    Softmax, errors, sort, gradient and reduction are one operator: all classes and images are one segmented problem, and
-    nothing of the size of ``input`` is kept for the backward pass. Steps of the Jaccard loss are quotients of integer
-    counts, not differences of float32 numbers near 1, as they are in the published code and its copies (segmentation
-    models PyTorch, MMSegmentation): their gradients are exactly 0 at most pixels of a large batch where they should not.
+    Softmax, errors, sort, gradient and reduction are one operator: all classes and images are one segmented problem,
+    and nothing of the size of ``input`` is kept for the backward pass. Steps of the Jaccard loss are quotients of
+    integer counts, not differences of float32 numbers near 1 as in the published code and its copies (segmentation
+    models PyTorch, MMSegmentation), whose gradients are exactly 0 at most pixels of a large batch.
 
     Args:
-        input: ``(N, C, ...)`` logits, or probabilities with ``from_logits=False``; float64, float32, bfloat16 or float16
-            (computed in float32). ``(N, ...)`` or ``(N, 1, ...)`` is the binary case: the logit (for a sigmoid) or
-            probability of class 1.
+        input: ``(N, C, ...)`` logits, or probabilities with ``from_logits=False``; float64, float32, bfloat16 or
+            float16 (computed in float32). ``(N, ...)`` or ``(N, 1, ...)`` is the binary case: the logit (for a sigmoid)
+            or probability of class 1.
         target: ``(N, ...)`` integer labels from 0 to C - 1 (0 and 1 in the binary case), or ``ignore_index``.
         from_logits: apply softmax (binary: sigmoid) first. Default ``True``.
         classes: which classes are averaged: ``"present"`` (default) those with a pixel in the set at hand (ignored
-            pixels do not count), ``"all"``, or a list of labels, all of which count. A class that is averaged but absent
-            contributes its largest probability. The binary case has one class, 1.
+            pixels do not count), ``"all"``, or a list of labels, all of which count. A class that is averaged but
+            absent contributes its largest probability. The binary case has one class, 1.
         per_image: a set is an image (``True``) or the whole batch (``False``, default).
         ignore_index: label of pixels that take no part; their gradient is 0. Default ``None``.
         class_weight: ``(C,)`` factors of the classes' losses (``(1,)`` in the binary case). The mean is still over the
@@ -54,8 +53,8 @@ def lovasz_softmax(
             pixel as 0), ``"sum"`` or ``"none"``. The batch as one set has one loss, whatever the reduction.
 
     Returns:
-        A scalar, or ``(N,)`` with ``per_image=True`` and ``reduction="none"``, in the dtype of ``input`` (float32 inside
-        autocast). 0, with gradients of 0, where nothing is left to count.
+        A scalar, or ``(N,)`` with ``per_image=True`` and ``reduction="none"``, in the dtype of ``input`` (float32
+        inside autocast). 0, with gradients of 0, where nothing is left to count.
 
     Differentiable once with respect to ``input``. Which of equal errors goes first is unspecified. A NaN at a valid
     pixel makes the loss of its set NaN, and that set's gradient.
@@ -113,14 +112,10 @@ def _class_indices(classes: str | Sequence[int], channels: int) -> list[int]:
     if isinstance(classes, Tensor) or not isinstance(classes, Sequence):
         raise TypeError(f"classes: expected 'present', 'all' or a list of labels, got {type(classes).__name__}")
     labels = [1] if channels == 1 else list(range(channels))
-    for i, c in enumerate(classes):
-        if isinstance(c, bool) or not isinstance(c, Integral):
-            raise TypeError(f"classes[{i}]: expected an integer, got {type(c).__name__}")
-        if c not in labels:
-            raise ValueError(f"classes[{i}]: expected a label from {labels[0]} to {labels[-1]}, got {c}")
-    if len(set(classes)) != len(classes) or not classes:
-        raise ValueError(f"classes: expected one or more labels, each once, got {list(classes)}")
-    return [labels.index(c) for c in classes]
+    chosen = [_checks.integer(f"classes[{i}]", c) for i, c in enumerate(classes)]
+    if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= set(labels):
+        raise ValueError(f"classes: expected labels from {labels[0]} to {labels[-1]}, each once, got {chosen}")
+    return [labels.index(c) for c in chosen]
 
 
 def _class_weight(weight: Tensor, like: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def problem(
 
 
 def factors(foreground: Tensor, class_weight: Tensor | None, classes: Sequence[int], present: bool) -> Tensor:
-    """What each class counts in the loss of its set, (S, K): its weight over the number of classes that are averaged."""
+    """What each class counts in its set, (S, K): its weight over the number of classes that are averaged."""
     counted = foreground.any(-1).unflatten(0, (-1, len(classes))) if present else foreground.new_ones(1, len(classes))
     weight = 1 if class_weight is None else class_weight[list(classes)]
     return weight * counted / counted.sum(1, keepdim=True).clamp(min=1)
