@@ -27,6 +27,9 @@ CPU_SOURCES = [
     "csrc/cpu/library.cpp",
     "csrc/cpu/permutohedral_filter.cpp",
     "csrc/cpu/gaussian_filter_exact.cpp",
+    "csrc/cpu/lovasz_grad.cpp",
+    "csrc/cpu/lovasz_hinge.cpp",
+    "csrc/cpu/lovasz_softmax.cpp",
     "csrc/cpu/mean_field.cpp",
     "csrc/cpu/dense_crf.cpp",
 ]

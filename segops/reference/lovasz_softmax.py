@@ -46,9 +46,11 @@ def problem(
     return rows(errors, per_image), rows(foreground, per_image), rows(valid, per_image)
 
 
-def factors(foreground: Tensor, class_weight: Tensor | None, classes: Sequence[int], present: bool) -> Tensor:
+def factors(
+    foreground: Tensor, class_weight: Tensor | None, classes: Sequence[int], present: bool, dtype: torch.dtype
+) -> Tensor:
     """What each class counts in its set, (S, K): its weight over the number of classes that are averaged."""
-    counted = foreground.any(-1).unflatten(0, (-1, len(classes))) if present else foreground.new_ones(1, len(classes))
+    counted = (foreground.any(-1) | (not present)).unflatten(0, (-1, len(classes))).to(dtype)
     weight = 1 if class_weight is None else class_weight[list(classes)]
     return weight * counted / counted.sum(1, keepdim=True).clamp(min=1)
 
@@ -67,7 +69,7 @@ def lovasz_softmax(
     p = probabilities(input, from_logits)
     errors, foreground, valid = problem(p, target, classes, per_image, ignore_index)
     losses = lovasz_extension(errors, foreground, valid).unflatten(0, (-1, len(classes)))
-    return (losses * factors(foreground, class_weight, classes, present)).sum(1).to(input.dtype)
+    return (losses * factors(foreground, class_weight, classes, present, p.dtype)).sum(1)
 
 
 def lovasz_softmax_backward(
@@ -84,12 +86,12 @@ def lovasz_softmax_backward(
     """Gradient of input, (N, C, P); grad (S,)."""
     p = probabilities(input, from_logits)
     errors, foreground, valid = problem(p, target, classes, per_image, ignore_index)
-    factor = (grad[:, None] * factors(foreground, class_weight, classes, present)).flatten()
+    factor = (grad[:, None] * factors(foreground, class_weight, classes, present, p.dtype)).flatten()
     slopes = error_slopes(errors, foreground, valid) * factor[:, None]
     slopes = torch.where(foreground, -slopes, slopes)
     batch, points = target.shape
     slopes = slopes.view(batch, -1, points) if per_image else slopes.view(-1, batch, points).transpose(0, 1)
-    by_probability = torch.zeros_like(p).index_copy(1, torch.tensor(classes, device=p.device), slopes.to(p.dtype))
+    by_probability = torch.zeros_like(p).index_copy(1, torch.tensor(classes, device=p.device), slopes)
     if not from_logits:
         return by_probability
     if p.shape[1] == 1:
