@@ -15,7 +15,7 @@ MAX_FEATURES = 24  # as csrc/include/segops/simplex.h has it
 
 def shape(x: Tensor) -> str:
     """A shape as messages show it."""
-    return f"({', '.join(map(str, x.shape))})"
+    return str(tuple(x.shape))
 
 
 def dense(name: str, x: Any, form: str) -> Tensor:
