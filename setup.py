@@ -33,7 +33,14 @@ CPU_SOURCES = [
     "csrc/cpu/mean_field.cpp",
     "csrc/cpu/dense_crf.cpp",
 ]
-CUDA_SOURCES = ["csrc/cuda/library.cpp", "csrc/cuda/permutohedral_filter.cu", "csrc/cuda/mean_field.cu"]
+CUDA_SOURCES = [
+    "csrc/cuda/library.cpp",
+    "csrc/cuda/permutohedral_filter.cu",
+    "csrc/cuda/mean_field.cu",
+    "csrc/cuda/lovasz.cu",
+    "csrc/cuda/lovasz_softmax.cu",
+    "csrc/cuda/lovasz_hinge.cu",
+]
 HOST_SOURCES = ["csrc/host/host.cpp"]
 
 # Python's own flags bring -g, which would make the libraries several times larger: hence -g0. The two warnings concern
