@@ -1,4 +1,4 @@
-"""python peak_memory.py WORKLOAD PROVIDER: MiB that one call takes above its inputs, results included, as Linux counts."""
+"""python peak_memory.py WORKLOAD PROVIDER: MiB that one call takes above its inputs, results included, on Linux."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <atomic>
 
-#include "segops/jaccard_step.h"
+#include "segops/lovasz.h"
 #include "segops/torch_errors.h"
 #include "segops/torch_parallel.h"
 #include "segops/torch_tensor.h"
@@ -12,14 +12,20 @@
 namespace segops {
 namespace {
 
+// Returns whether the row holds zeros and ones.
 template <class T>
-void steps_of_row(const T* in, int64_t points, T* out) {
-  const int64_t total = std::count(in, in + points, T(1));
-  int64_t foreground = 0;
-  for (int64_t i = 0; i < points; ++i) {
-    out[i] = T(jaccard_step<double>(in[i] != 0, total, foreground, i - foreground));
-    foreground += in[i] != 0;
+bool steps_of_row(const T* in, int64_t points, T* out) {
+  using lovasz::kTile;
+  const int64_t all = std::count(in, in + points, T(1));
+  if (std::count(in, in + points, T(0)) != points - all) return false;
+  double steps[kTile];
+  int64_t before = 0;  // foreground
+  for (int64_t i = 0; i < points; i += kTile) {
+    const int64_t count = std::min(kTile, points - i);
+    before = lovasz::steps_of(in + i, count, all, before, i - before, steps);
+    std::copy_n(steps, count, out + i);
   }
+  return true;
 }
 
 Tensor lovasz_grad(Tensor sorted_foreground) {
@@ -33,9 +39,8 @@ Tensor lovasz_grad(Tensor sorted_foreground) {
     const T* in = data<T>(sorted_foreground);
     T* to = mutable_data<T>(out);
     TorchParallel().range(rows, 1 + 16384 / std::max<int64_t>(1, points), [&](int64_t begin, int64_t end) {
-      for (const T* x = in + begin * points; x != in + end * points; ++x)
-        if (*x != 0 && *x != 1) binary = false;
-      for (int64_t r = begin; r < end; ++r) steps_of_row(in + r * points, points, to + r * points);
+      for (int64_t r = begin; r < end; ++r)
+        if (!steps_of_row(in + r * points, points, to + r * points)) binary = false;
     });
   });
   require(binary, "sorted_foreground: expected zeros and ones, got other values");

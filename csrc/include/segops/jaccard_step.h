@@ -7,13 +7,19 @@
 
 namespace segops {
 
-// By how much the Jaccard loss grows at an element: `all` foreground elements in all, `before` of them and `background`
-// of the others before it, in the order of falling errors. Counts are exact; T only rounds them and their quotient.
+// By how much the Jaccard loss grows at an element: `all` > 0 foreground elements in all, `before` of them and
+// `background` of the others before it, in the order of falling errors. Counts are exact; T only rounds them and their
+// quotient, of which there is one for both kinds of elements, as vectors like it.
+template <class T>
+SEGOPS_HOST_DEVICE T jaccard_quotient(bool foreground, int64_t all, int64_t before, int64_t background) {
+  const T wide = T(all + background), above = T(all - before), below = T(all + background + 1);
+  return (foreground ? T(1) : above) / (wide * (foreground ? T(1) : below));
+}
+
+// Without foreground the loss is 0, then 1 for ever.
 template <class T>
 SEGOPS_HOST_DEVICE T jaccard_step(bool foreground, int64_t all, int64_t before, int64_t background) {
-  if (all == 0) return T(background == 0);  // without foreground the loss is 0, then 1 for ever
-  const T wide = T(all + background);
-  return foreground ? T(1) / wide : T(all - before) / (wide * T(all + background + 1));
+  return all == 0 ? T(background == 0) : jaccard_quotient<T>(foreground, all, before, background);
 }
 
 }  // namespace segops

@@ -113,28 +113,34 @@ Record<T>* select(Link link, const Row<T>& row, int32_t own, T least, int64_t pi
   }
 }
 
-// Steps of sorted records, behind so many of the foreground and of the background; returns the foreground up to the
+// Steps of sorted elements, behind so many of the foreground and of the background; returns the foreground up to the
 // end.
-template <class T>
-int64_t jaccard_steps(const Record<T>* records, int64_t count, int64_t all, int64_t before, int64_t background,
+template <class Element>
+int64_t jaccard_steps(const Element* elements, int64_t count, int64_t all, int64_t before, int64_t background,
                       double* steps) {
-  int64_t at[kTile];  // foreground up to here, doubled, and whether the record itself is foreground
-  for (int64_t i = 0; i < count; ++i) {
-    at[i] = 2 * before + records[i].foreground();
-    before += records[i].foreground();
+  if (all == 0) {
+    for (int64_t i = 0; i < count; ++i) steps[i] = background + i == 0;
+    return 0;
   }
-  const int64_t first = at[0] / 2 + background;
+  int64_t gained[kTile], own[kTile];  // foreground among the elements before, and whether this is another
+  int64_t foreground = 0;
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t f = at[i] >> 1;
-    steps[i] = jaccard_step<double>(at[i] & 1, all, f, first + i - f);
+    gained[i] = foreground;
+    own[i] = is_foreground(elements[i]);
+    foreground += own[i];
   }
-  return before;
+  for (int64_t i = 0; i < count; ++i)
+    steps[i] = jaccard_quotient<double>(own[i], all, before + gained[i], background + i - gained[i]);
+  return before + foreground;
 }
 
 template <class T>
 double weighted_errors(const Record<T>* records, const double* steps, int64_t count) {
   double sums[8] = {};  // side by side, so that they need not wait for each other
-  for (int64_t i = 0; i < count; ++i) sums[i % 8] += steps[i] * double(records[i].error());
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8)
+    for (int lane = 0; lane < 8; ++lane) sums[lane] += steps[i + lane] * double(records[i + lane].error());
+  for (; i < count; ++i) sums[0] += steps[i] * double(records[i].error());
   return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
 }
 
