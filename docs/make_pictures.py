@@ -139,6 +139,46 @@ def gaussian_filter_exact() -> None:
     save(figure, "gaussian_filter_exact")
 
 
+def published_lovasz_grad(foreground: torch.Tensor) -> torch.Tensor:
+    """Algorithm 1 as it is published: neighbouring values of the Jaccard loss subtracted."""
+    total = foreground.sum()
+    jaccard = 1 - (total - foreground.cumsum(0)) / (total + (1 - foreground).cumsum(0))
+    return torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
+
+
+def lovasz_grad() -> None:
+    """Steps of the Jaccard loss in float32: differences, and the closed form."""
+    g = torch.Generator().manual_seed(0)
+    colours = {"differences, as published": "#d64550", "closed form": "#2f86d1"}
+    rules = dict(zip(colours, (published_lovasz_grad, segops.lovasz_grad), strict=True))
+    sizes = [2**k for k in range(6, 23)]
+    errors: dict[str, list[float]] = {name: [] for name in rules}
+    zeros: dict[str, list[float]] = {name: [] for name in rules}
+    for size in sizes:
+        x = (torch.rand(size, generator=g) < 0.05).float()
+        exact = segops.lovasz_grad(x.double())
+        for name, rule in rules.items():
+            steps = rule(x)
+            errors[name].append(float((steps - exact).norm() / exact.norm()))
+            zeros[name].append(float((steps[exact != 0] == 0).float().mean()))
+    figure = Figure(figsize=(10, 2.6), layout="constrained")
+    axes = figure.subplots(1, 3)
+    shown = slice(1000, 1120)
+    for name, rule in reversed(rules.items()):
+        axes[0].plot(np.arange(1000, 1120), rule((torch.arange(1 << 20) % 20 == 0).float())[shown] * 1e5, ".",
+                     color=colours[name], markersize=3)  # fmt: skip
+        axes[1].loglog(sizes, np.maximum(errors[name], 1e-9), color=colours[name], label=name)
+        axes[2].semilogx(sizes, [100 * z for z in zeros[name]], color=colours[name])
+    axes[0].set(title="steps 1000 to 1120 of a million, times $10^5$", xlabel="element, largest error first")
+    axes[1].set(title="error of the gradient, relative", xlabel="pixels")
+    axes[1].legend(frameon=False, fontsize=7)
+    axes[2].set(title="% of pixels that wrongly get 0", xlabel="pixels")
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+    save(figure, "lovasz_grad")
+    print(f"lovasz_grad: at {sizes[-1]} pixels {errors} {zeros}")
+
+
 def demo_picture() -> None:
     """What `python -m segops demo` writes, small enough for a README."""
     path = IMG / "demo.png"
@@ -150,7 +190,7 @@ def demo_picture() -> None:
 
 if __name__ == "__main__":
     IMG.mkdir(exist_ok=True)
-    for draw in (demo_picture, dense_crf, mean_field, permutohedral_filter, gaussian_filter_exact):
+    for draw in (demo_picture, dense_crf, mean_field, permutohedral_filter, gaussian_filter_exact, lovasz_grad):
         draw()
     for path in sorted(IMG.glob("*.png")):
         print(f"docs/img/{path.name}: {path.stat().st_size // 1000} KB")

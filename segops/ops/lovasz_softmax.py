@@ -34,7 +34,7 @@ def lovasz_softmax(
     Softmax, errors, sort, gradient and reduction are one operator: all classes and images are one segmented problem,
     and nothing of the size of ``input`` is kept for the backward pass. Steps of the Jaccard loss are quotients of
     integer counts, not differences of float32 numbers near 1 as in the published code and its copies (segmentation
-    models PyTorch, MMSegmentation), whose gradients are exactly 0 at most pixels of a large batch.
+    models PyTorch, MMSegmentation), which lose most of the gradient of a large batch.
 
     Args:
         input: ``(N, C, ...)`` logits, or probabilities with ``from_logits=False``; float64, float32, bfloat16 or
