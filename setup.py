@@ -33,6 +33,7 @@ CPU_SOURCES = [
     "csrc/cpu/mean_field.cpp",
     "csrc/cpu/dense_crf.cpp",
     "csrc/cpu/point_sample.cpp",
+    "csrc/cpu/point_scatter.cpp",
 ]
 CUDA_SOURCES = [
     "csrc/cuda/library.cpp",

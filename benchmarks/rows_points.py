@@ -1,4 +1,4 @@
-"""Rows of point_sample: PointRend's training step on a large map, and the RoI grids of its mask head."""
+"""Rows of point_sample and point_scatter: PointRend's training step, RoI grids of its mask head, its subdivision."""
 
 from __future__ import annotations
 
@@ -55,6 +55,44 @@ def sampler(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Inputs], 
     return prepare
 
 
+def subdivision(gradient: bool) -> Inputs:
+    """The last step on a picture of Cityscapes: 8,096 points of a quarter-size map."""
+    g = torch.Generator().manual_seed(0)
+    cells = torch.stack([torch.randperm(512 * 1024, generator=g)[:8096] for _ in range(2)])
+    return {
+        "input": torch.randn(2, 19, 512, 1024, generator=g).requires_grad_(gradient),
+        "values": torch.randn(2, 19, 8096, generator=g).requires_grad_(gradient),
+        "cells": cells,
+    }
+
+
+def scatter(input: Tensor, cells: Tensor, values: Tensor) -> Tensor:
+    """detectron2's subdivision, which leaves open which of two values in one cell wins."""
+    at = cells[:, None].expand(-1, input.shape[1], -1)
+    return input.flatten(2).scatter(2, at, values).view(input.shape)
+
+
+def scatterer(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[[Inputs], Callable[[], list[Tensor]]]:
+    def prepare(inputs: Inputs) -> Callable[[], list[Tensor]]:
+        x, values, cells = inputs["input"], inputs["values"], inputs["cells"]
+        if not x.requires_grad:
+            return lambda: [function(x, cells, values)]
+        grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(x.dtype)
+        return lambda: with_gradients(lambda x, values: function(x, cells, values), x, values, grad=grad)
+
+    return prepare
+
+
+def scattered_bytes(inputs: Inputs) -> int:
+    """A copy of the map; with a gradient, another."""
+    x = inputs["input"]
+    return 2 * x.numel() * x.element_size() * (1 + x.requires_grad)
+
+
+def scatter_oracle(inputs: Inputs) -> list[Tensor]:
+    return scatterer(scatter)(doubled(inputs))()
+
+
 def oracle(inputs: Inputs) -> list[Tensor]:
     return sampler(grid_sample)(doubled(inputs))()
 
@@ -77,8 +115,18 @@ WORKLOADS = (
     row("4x256x200x304_2048_points_forward_backward", lambda: random_points(2048, True)),
     row("4x256x200x304_8096_points_forward_backward", lambda: random_points(8096, True)),
     row("2x256x200x304_100_boxes_14x14_forward_backward", lambda: roi_grids(True)),
+    Workload("point_scatter", "2x19x512x1024_8096_points", lambda: subdivision(False), scattered_bytes, scatter_oracle),
+    Workload(
+        "point_scatter",
+        "2x19x512x1024_8096_points_forward_backward",
+        lambda: subdivision(True),
+        scattered_bytes,
+        scatter_oracle,
+    ),
 )
 PROVIDERS = (
     Provider("segops", "point_sample", sampler(lambda x, points: segops.point_sample(x, points.flatten(1, -2)))),
     Provider("grid_sample", "point_sample", sampler(grid_sample_by_image)),
+    Provider("segops", "point_scatter", scatterer(lambda *args: segops.point_scatter(*args))),
+    Provider("scatter", "point_scatter", scatterer(scatter)),
 )

@@ -8,6 +8,7 @@ from .lovasz_softmax import lovasz_softmax
 from .mean_field import mean_field
 from .permutohedral_filter import permutohedral_filter
 from .point_sample import point_sample
+from .point_scatter import point_scatter
 
 __all__ = [
     "dense_crf",
@@ -18,6 +19,7 @@ __all__ = [
     "mean_field",
     "permutohedral_filter",
     "point_sample",
+    "point_scatter",
 ]
 
 from .. import _registry as _registry

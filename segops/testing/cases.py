@@ -124,6 +124,17 @@ def _points_backward(forward: Callable, wanted: str) -> Callable:
     return make
 
 
+def _scattered(batch: int, channels: int, height: int, width: int, points: int, backward: bool = False) -> Callable:
+    """Cells drawn at random, some of them more than once."""
+
+    def make(g: torch.Generator) -> tuple:
+        x = _randn(g, batch, channels, height, width)
+        cells = torch.randint(height * width, (batch, points), generator=g)
+        return (x, cells) if backward else (x, cells, _randn(g, batch, channels, points))
+
+    return make
+
+
 _FILTERED = {  # batch, channels, features, points, features shared by the batch
     "plane": (2, 3, 2, 67, False),
     "colour": (1, 21, 5, 50, False),
@@ -152,6 +163,13 @@ _SAMPLED = {
     "one_cell": _points(2, 9, (8, 1, 1), mode="bilinear", padding="zeros", align=False),
     "empty_points": _points(2, 0, (3, 4, 5), mode="bilinear", padding="zeros", align=False),
     "empty_batch": _points(0, 9, (3, 4, 5), mode="bilinear", padding="zeros", align=False),
+}
+
+_SCATTERED = {
+    "map": (2, 3, 5, 7, 20),
+    "one_cell": (1, 2, 1, 1, 3),
+    "empty_points": (2, 3, 4, 5, 0),
+    "empty_batch": (0, 3, 4, 5, 6),
 }
 
 CASES: tuple[Case, ...] = (
@@ -202,4 +220,6 @@ CASES: tuple[Case, ...] = (
         for wanted in kinds
         for name, make in _SAMPLED.items()
     ),
+    *(Case("point_scatter", name, _scattered(*sizes), (0, 2)) for name, sizes in _SCATTERED.items()),
+    *(Case("point_scatter_backward", name, _scattered(*sizes, True)) for name, sizes in _SCATTERED.items()),
 )

@@ -289,7 +289,7 @@ X, P = torch.rand(2, 3, 4, 5), torch.rand(2, 6, 2)
         (X.long(), P, {}, TypeError, "input: expected float64, .* got torch.int64"),
         (X, P[:1], {}, ValueError, r"points: expected shape \(2, ..., 2\) to go with input, got \(1, 6, 2\)"),
         (X, torch.rand(2, 6, 3), {}, ValueError, r"points: expected shape \(2, ..., 2\) .*, got \(2, 6, 3\)"),
-        (X, torch.rand(2), {}, ValueError, r"points: expected 2 dimensions \(N, ..., 2\), got shape \(2\)"),
+        (X, torch.rand(2), {}, ValueError, r"points: expected 2 dimensions \(N, ..., 2\), got shape \(2,\)"),
         (X, P.long(), {}, TypeError, "points: expected float64, .* got torch.int64"),
         (X, None, {}, TypeError, r"points: expected a tensor \(N, ..., 2\), got NoneType"),
         (X, P.to("meta"), {}, ValueError, "points: expected device cpu like input, got meta"),
