@@ -30,12 +30,13 @@ def roi_grids(gradient: bool) -> Inputs:
 
 
 def grid_sample(x: Tensor, points: Tensor) -> Tensor:
-    """detectron2's point_sample."""
     return F.grid_sample(x, 2 * points.flatten(1, -2)[:, :, None] - 1, align_corners=False)[..., 0]
 
 
-def grid_sample_by_image(x: Tensor, points: Tensor) -> Tensor:
-    """detectron2's point_sample_fine_grained_features: the boxes of one image after the other."""
+def detectron2(x: Tensor, points: Tensor) -> Tensor:
+    """Its point_sample of a batch; of boxes its point_sample_fine_grained_features, one image after the other."""
+    if points.dim() == 3:
+        return grid_sample(x, points)
     return torch.cat([grid_sample(x[i : i + 1], points[i : i + 1]) for i in range(len(x))])
 
 
@@ -126,7 +127,7 @@ WORKLOADS = (
 )
 PROVIDERS = (
     Provider("segops", "point_sample", sampler(lambda x, points: segops.point_sample(x, points.flatten(1, -2)))),
-    Provider("grid_sample", "point_sample", sampler(grid_sample_by_image)),
+    Provider("grid_sample", "point_sample", sampler(detectron2)),
     Provider("segops", "point_scatter", scatterer(lambda *args: segops.point_scatter(*args))),
     Provider("scatter", "point_scatter", scatterer(scatter)),
 )

@@ -39,7 +39,7 @@ def point_sample(
         ``(N, C, ...)``, C that of all maps together, contiguous, in the dtype of ``input`` (float32 inside autocast).
 
         A point with a NaN coordinate has the value NaN in both modes. An infinite coordinate is far outside: 0 with
-        zeros, the edge with border, NaN with reflection. (``F.grid_sample`` leaves these to chance.)
+        zeros, the edge with border, NaN with reflection. (``F.grid_sample`` gives NaN or a cell, as it happens.)
 
     Differentiable once with respect to ``input`` and ``points``, as ``F.grid_sample`` is: the gradient of the points is
     that of the bilinear surface, 0 in mode ``"nearest"`` and where border or reflection clip. Points that are not
