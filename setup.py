@@ -32,6 +32,8 @@ CPU_SOURCES = [
     "csrc/cpu/lovasz_softmax.cpp",
     "csrc/cpu/mean_field.cpp",
     "csrc/cpu/dense_crf.cpp",
+    "csrc/cpu/point_sample.cpp",
+    "csrc/cpu/point_scatter.cpp",
 ]
 CUDA_SOURCES = [
     "csrc/cuda/library.cpp",

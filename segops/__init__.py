@@ -19,6 +19,8 @@ _HOME = {
     "lovasz_softmax": "ops",
     "mean_field": "ops",
     "permutohedral_filter": "ops",
+    "point_sample": "ops",
+    "point_scatter": "ops",
     "backend": "_backends",
     "explain": "_backends",
 }

@@ -28,6 +28,8 @@ def python(*arguments: str) -> subprocess.CompletedProcess:
 def test_every_kernel_compiles_without_spills():
     result = python("-m", "segops.testing.aot", "--arch", "90", "--quick")
     assert result.returncode == 0, result.stdout + result.stderr
+    for kernel in ("sample", "scatter", "slope", "taps", "run", "winner", "move"):
+        assert f".{kernel}_kernel " in result.stdout
     for kernel in ("simplex", "number", "neighbour", "splat", "carry", "blur", "slice", "update", "filter", "features"):
         assert f".{kernel}_kernel " in result.stdout
     for kernel in ("keys", "hinge_keys", "count", "loss", "slope", "activation_backward", "ones", "steps"):

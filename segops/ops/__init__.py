@@ -7,6 +7,8 @@ from .lovasz_hinge import lovasz_hinge
 from .lovasz_softmax import lovasz_softmax
 from .mean_field import mean_field
 from .permutohedral_filter import permutohedral_filter
+from .point_sample import point_sample
+from .point_scatter import point_scatter
 
 __all__ = [
     "dense_crf",
@@ -16,6 +18,8 @@ __all__ = [
     "lovasz_softmax",
     "mean_field",
     "permutohedral_filter",
+    "point_sample",
+    "point_scatter",
 ]
 
 from .. import _registry as _registry

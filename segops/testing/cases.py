@@ -101,6 +101,40 @@ def _with_gradient(sets: int, forward: Callable) -> Callable:
     return lambda g: (_randn(g, sets), *forward(g))
 
 
+def _points(batch: int, points: int, *maps: tuple[int, int, int], mode: str, padding: str, align: bool) -> Callable:
+    """Points inside and outside; maps (C, H, W)."""
+
+    def make(g: torch.Generator) -> tuple:
+        at = 2.4 * torch.rand(batch, points, 2, generator=g, dtype=torch.float64) - 0.7
+        return at, [_randn(g, batch, *size) for size in maps], mode, padding, align
+
+    return make
+
+
+def _points_backward(forward: Callable, wanted: str) -> Callable:
+    """The gradient of the first map, channels_last, or of the points."""
+
+    def make(g: torch.Generator) -> tuple:
+        at, maps, *options = forward(g)
+        if wanted == "points":
+            return _randn(g, at.shape[0], sum(x.shape[1] for x in maps), at.shape[1]), at, maps, *options
+        n, c, height, width = maps[0].shape
+        return _randn(g, n, c, at.shape[1]), at, height, width, wanted == "cells", *options
+
+    return make
+
+
+def _scattered(batch: int, channels: int, height: int, width: int, points: int, backward: bool = False) -> Callable:
+    """Cells drawn at random, some of them more than once."""
+
+    def make(g: torch.Generator) -> tuple:
+        x = _randn(g, batch, channels, height, width)
+        cells = torch.randint(height * width, (batch, points), generator=g)
+        return (x, cells) if backward else (x, cells, _randn(g, batch, channels, points))
+
+    return make
+
+
 _FILTERED = {  # batch, channels, features, points, features shared by the batch
     "plane": (2, 3, 2, 67, False),
     "colour": (1, 21, 5, 50, False),
@@ -119,6 +153,23 @@ _SOFTMAX_LOSSES = {  # batch, channels, points, weights; classes, present, per i
     "binary": (2, 1, 41, False, [0], True, True, 255, True),
     "one_pixel": (1, 3, 1, False, [0, 1, 2], True, False, 255, True),
     "empty_batch": (0, 3, 10, False, [0, 1, 2], True, True, 255, True),
+}
+
+_SAMPLED = {
+    "zeros": _points(2, 37, (3, 7, 11), mode="bilinear", padding="zeros", align=False),
+    "pyramid": _points(2, 20, (9, 6, 5), (2, 3, 4), mode="bilinear", padding="border", align=True),
+    "reflection": _points(1, 70, (10, 4, 9), mode="bilinear", padding="reflection", align=False),
+    "nearest": _points(1, 33, (9, 5, 8), mode="nearest", padding="zeros", align=False),
+    "one_cell": _points(2, 9, (8, 1, 1), mode="bilinear", padding="zeros", align=False),
+    "empty_points": _points(2, 0, (3, 4, 5), mode="bilinear", padding="zeros", align=False),
+    "empty_batch": _points(0, 9, (3, 4, 5), mode="bilinear", padding="zeros", align=False),
+}
+
+_SCATTERED = {
+    "map": (2, 3, 5, 7, 20),
+    "one_cell": (1, 2, 1, 1, 3),
+    "empty_points": (2, 3, 4, 5, 0),
+    "empty_batch": (0, 3, 4, 5, 6),
 }
 
 CASES: tuple[Case, ...] = (
@@ -162,4 +213,13 @@ CASES: tuple[Case, ...] = (
     Case("dense_crf_features", "float", _image(1, 3, 5, 8, torch.float64), (0,)),
     Case("dense_crf_features", "position_only", _image(1, 0, 5, 8, torch.uint8)),
     Case("dense_crf_features", "empty_batch", _image(0, 3, 5, 8, torch.uint8)),
+    *(Case("point_sample", name, make, (0, 1)) for name, make in _SAMPLED.items()),
+    *(
+        Case(f"point_sample_backward_{operator}", f"{wanted}_{name}", _points_backward(make, wanted))
+        for operator, kinds in (("input", ("planes", "cells")), ("points", ("points",)))
+        for wanted in kinds
+        for name, make in _SAMPLED.items()
+    ),
+    *(Case("point_scatter", name, _scattered(*sizes), (0, 2)) for name, sizes in _SCATTERED.items()),
+    *(Case("point_scatter_backward", name, _scattered(*sizes, True)) for name, sizes in _SCATTERED.items()),
 )
