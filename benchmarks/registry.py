@@ -91,6 +91,18 @@ def tensors_once(inputs: Inputs) -> int:
     return sum(2 * t.numel() * t.element_size() for t in inputs.values() if isinstance(t, Tensor))
 
 
+def logit_map(*shape: int) -> Tensor:
+    """Logits (N, C, H, W) as a network gives them: smooth regions, noise on top."""
+    g = torch.Generator().manual_seed(0)
+    coarse = torch.randn(*shape[:2], 12, 16, generator=g)
+    logits = 3 * torch.nn.functional.interpolate(coarse, size=shape[2:], mode="bicubic")
+    return logits + torch.randn(shape, generator=g)
+
+
+def logits_once(inputs: Inputs) -> int:
+    return inputs["logits"].numel() * 4
+
+
 VOC = ("coffee",)
 WORKLOADS = (
     Workload("dense_crf", "500x375_21_labels", lambda: scene(VOC, 375, 500, 21, 10), crf_bytes),
@@ -105,6 +117,12 @@ WORKLOADS = (
     Workload("permutohedral_filter", "320x240_21_channels", lambda: bilateral(240, 320, 21), tensors_once),
     Workload("gaussian_filter_exact", "160x120_21_channels", lambda: bilateral(120, 160, 21), tensors_once),
     Workload("dense_crf_features", "500x375", lambda: bilateral(375, 500, 1), tensors_once),
+    Workload(
+        "topk_uncertain_grid",
+        "1x19x512x1024_8192_points",
+        lambda: {"logits": logit_map(1, 19, 512, 1024), "k": 8192},
+        logits_once,
+    ),
 )
 
 
@@ -156,6 +174,22 @@ def eager_features(inputs: Inputs) -> Callable[[], Tensor]:
     return lambda: dense_crf_features(inputs["image"], [SIGMA_XY] * 2, [SIGMA_RGB] * 3)
 
 
+def uncertainty(logits: Tensor) -> Tensor:
+    """(N, C, ...) to (N, 1, ...) as detectron2's PointRend has it: top2 - top1, or -|logit|."""
+    if logits.shape[1] == 1:
+        return -logits.abs()
+    largest = logits.topk(2, dim=1).values
+    return largest[:, 1:] - largest[:, :1]
+
+
+def pointrend_cells(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """detectron2's recipe for the most uncertain cells: indices and centres."""
+    height, width = logits.shape[2:]
+    indices = uncertainty(logits).flatten(1).topk(k, dim=1).indices
+    points = torch.stack([(indices % width + 0.5) / width, (indices // width + 0.5) / height], -1)
+    return indices, points
+
+
 PEER = "pydensecrf.densecrf"
 PROVIDERS = (
     Provider("segops", "dense_crf", segops_crf),
@@ -180,6 +214,12 @@ PROVIDERS = (
         lambda inputs: lambda: torch.ops.segops.dense_crf_features(inputs["image"], [SIGMA_XY] * 2, [SIGMA_RGB] * 3),
     ),
     Provider("eager", "dense_crf_features", eager_features),
+    Provider(
+        "segops",
+        "topk_uncertain_grid",
+        lambda inputs: lambda: segops.topk_uncertain_grid(inputs["logits"], inputs["k"]),
+    ),
+    Provider("detectron2_recipe", "topk_uncertain_grid", lambda inputs: lambda: pointrend_cells(**inputs)),
 )
 
 
@@ -189,4 +229,13 @@ def oracle(workload: Workload, inputs: Inputs) -> Tensor:
         return segops.dense_crf(inputs["logits"].double(), inputs["image"], iterations=inputs["iterations"])
     if workload.op == "dense_crf_features":
         return torch.ops.segops.dense_crf_features(inputs["image"].double(), [SIGMA_XY] * 2, [SIGMA_RGB] * 3)
+    if workload.op == "topk_uncertain_grid":
+        return comparable(workload, inputs, segops.topk_uncertain_grid(inputs["logits"].double(), inputs["k"]))
     return getattr(segops, workload.op)(inputs["values"].double(), inputs["features"].double())
+
+
+def comparable(workload: Workload, inputs: Inputs, result: Any) -> Tensor:
+    """What of a result is held against the oracle: of places their margins, since equal ones come in any order."""
+    if workload.op == "topk_uncertain_grid":
+        return -uncertainty(inputs["logits"].double()).flatten(1).gather(1, result[0])
+    return torch.as_tensor(result).double()

@@ -77,6 +77,15 @@ def _image(batch: int, channels: int, height: int, width: int, dtype: torch.dtyp
     return make
 
 
+def _coarse_numbers(g: torch.Generator, *shape: int) -> Tensor:
+    """Multiples of 1/16, exact in every dtype: margins tie often, and rounding can not change their order."""
+    return (_randn(g, *shape, scale=24).round() / 16).clamp(-8, 8)
+
+
+def _uncertain(batch: int, channels: int, height: int, width: int, k: int) -> Callable:
+    return lambda g: (_coarse_numbers(g, batch, channels, height, width), k)
+
+
 _FILTERED = {  # batch, channels, features, points, features shared by the batch
     "plane": (2, 3, 2, 67, False),
     "colour": (1, 21, 5, 50, False),
@@ -115,4 +124,10 @@ CASES: tuple[Case, ...] = (
     Case("dense_crf_features", "float", _image(1, 3, 5, 8, torch.float64), (0,)),
     Case("dense_crf_features", "position_only", _image(1, 0, 5, 8, torch.uint8)),
     Case("dense_crf_features", "empty_batch", _image(0, 3, 5, 8, torch.uint8)),
+    Case("topk_uncertain_grid", "classes", _uncertain(2, 5, 9, 13, 20)),
+    Case("topk_uncertain_grid", "mask", _uncertain(3, 1, 7, 40, 33)),
+    Case("topk_uncertain_grid", "all_cells", _uncertain(1, 3, 5, 7, 35)),
+    Case("topk_uncertain_grid", "blocks", _uncertain(1, 2, 61, 97, 300)),
+    Case("topk_uncertain_grid", "no_cells", _uncertain(2, 4, 3, 3, 0)),
+    Case("topk_uncertain_grid", "empty_batch", _uncertain(0, 4, 3, 3, 5)),
 )
