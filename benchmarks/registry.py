@@ -18,6 +18,7 @@ from torch import Tensor
 
 import segops
 
+segops.ops  # noqa: B018  registers the operators
 Inputs = dict[str, Any]
 SIGMA_XY, SIGMA_RGB, WEIGHTS = 80.0, 13.0, (3.0, 10.0)
 
@@ -123,6 +124,12 @@ WORKLOADS = (
         lambda: {"logits": logit_map(1, 19, 512, 1024), "k": 8192},
         logits_once,
     ),
+    Workload(
+        "subdivide",
+        "step_from_1x19x256x512_8192_points",
+        lambda: {"logits": logit_map(1, 19, 256, 512), "k": 8192},
+        lambda inputs: 5 * logits_once(inputs),
+    ),
 )
 
 
@@ -190,6 +197,12 @@ def pointrend_cells(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return indices, points
 
 
+def pointrend_step(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """detectron2's recipe for a step of subdivision, up to the point head."""
+    larger = torch.nn.functional.interpolate(logits, scale_factor=2, mode="bilinear", align_corners=False)
+    return larger, *pointrend_cells(larger, k)
+
+
 PEER = "pydensecrf.densecrf"
 PROVIDERS = (
     Provider("segops", "dense_crf", segops_crf),
@@ -220,6 +233,8 @@ PROVIDERS = (
         lambda inputs: lambda: segops.topk_uncertain_grid(inputs["logits"], inputs["k"]),
     ),
     Provider("detectron2_recipe", "topk_uncertain_grid", lambda inputs: lambda: pointrend_cells(**inputs)),
+    Provider("segops", "subdivide", lambda inputs: lambda: torch.ops.segops.subdivide(inputs["logits"], inputs["k"])),
+    Provider("detectron2_recipe", "subdivide", lambda inputs: lambda: pointrend_step(**inputs)),
 )
 
 
@@ -231,6 +246,8 @@ def oracle(workload: Workload, inputs: Inputs) -> Tensor:
         return torch.ops.segops.dense_crf_features(inputs["image"].double(), [SIGMA_XY] * 2, [SIGMA_RGB] * 3)
     if workload.op == "topk_uncertain_grid":
         return comparable(workload, inputs, segops.topk_uncertain_grid(inputs["logits"].double(), inputs["k"]))
+    if workload.op == "subdivide":
+        return comparable(workload, inputs, pointrend_step(inputs["logits"].double(), inputs["k"]))
     return getattr(segops, workload.op)(inputs["values"].double(), inputs["features"].double())
 
 
@@ -238,4 +255,8 @@ def comparable(workload: Workload, inputs: Inputs, result: Any) -> Tensor:
     """What of a result is held against the oracle: of places their margins, since equal ones come in any order."""
     if workload.op == "topk_uncertain_grid":
         return -uncertainty(inputs["logits"].double()).flatten(1).gather(1, result[0])
+    if workload.op == "subdivide":
+        larger, indices, _ = result
+        margins = -uncertainty(larger.double()).flatten(1).gather(1, indices)
+        return torch.cat([larger.double().flatten(1), margins], 1)
     return torch.as_tensor(result).double()

@@ -16,6 +16,7 @@ _HOME = {
     "gaussian_filter_exact": "ops",
     "mean_field": "ops",
     "permutohedral_filter": "ops",
+    "subdivide": "ops",
     "topk_uncertain_grid": "ops",
     "backend": "_backends",
     "explain": "_backends",

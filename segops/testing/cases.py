@@ -130,4 +130,10 @@ CASES: tuple[Case, ...] = (
     Case("topk_uncertain_grid", "blocks", _uncertain(1, 2, 61, 97, 300)),
     Case("topk_uncertain_grid", "no_cells", _uncertain(2, 4, 3, 3, 0)),
     Case("topk_uncertain_grid", "empty_batch", _uncertain(0, 4, 3, 3, 5)),
+    Case("subdivide", "classes", _uncertain(2, 5, 6, 9, 20)),
+    Case("subdivide", "mask", _uncertain(3, 1, 7, 20, 33)),
+    Case("subdivide", "blocks", _uncertain(1, 3, 40, 67, 300)),
+    Case("subdivide", "one_cell", _uncertain(1, 4, 1, 1, 4)),
+    Case("subdivide", "no_points", _uncertain(2, 4, 1, 5, 0)),
+    Case("subdivide", "empty_batch", _uncertain(0, 4, 3, 3, 5)),
 )

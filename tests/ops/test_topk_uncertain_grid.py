@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import segops
 from segops.reference.topk_uncertain_grid import topk_uncertain_grid as oracle
 
+segops.ops  # noqa: B018  registers the operators
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "uncertain_points.npz")
 
 
