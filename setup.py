@@ -31,6 +31,7 @@ CPU_SOURCES = [
     "csrc/cpu/dense_crf.cpp",
     "csrc/cpu/topk_uncertain_grid.cpp",
     "csrc/cpu/subdivide.cpp",
+    "csrc/cpu/uncertain_points.cpp",
 ]
 CUDA_SOURCES = ["csrc/cuda/library.cpp", "csrc/cuda/permutohedral_filter.cu", "csrc/cuda/mean_field.cu"]
 HOST_SOURCES = ["csrc/host/host.cpp"]

@@ -104,6 +104,14 @@ def logits_once(inputs: Inputs) -> int:
     return inputs["logits"].numel() * 4
 
 
+def drawn_points(count: int, *shape: int) -> Inputs:
+    """What PointRend's training draws for ``count`` points."""
+    g = torch.Generator().manual_seed(0)
+    important = 3 * count // 4
+    candidates, others = (torch.rand(shape[0], n, 2, generator=g) for n in (3 * count, count - important))
+    return {"logits": logit_map(*shape), "candidates": candidates, "others": others, "important": important}
+
+
 VOC = ("coffee",)
 WORKLOADS = (
     Workload("dense_crf", "500x375_21_labels", lambda: scene(VOC, 375, 500, 21, 10), crf_bytes),
@@ -130,6 +138,8 @@ WORKLOADS = (
         lambda: {"logits": logit_map(1, 19, 256, 512), "k": 8192},
         lambda inputs: 5 * logits_once(inputs),
     ),
+    Workload("uncertain_points", "4x19x200x304_2048", lambda: drawn_points(2048, 4, 19, 200, 304), logits_once),
+    Workload("uncertain_points", "2x150x128x128_2048", lambda: drawn_points(2048, 2, 150, 128, 128), logits_once),
 )
 
 
@@ -203,6 +213,17 @@ def pointrend_step(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     return larger, *pointrend_cells(larger, k)
 
 
+def sample_at(x: Tensor, points: Tensor) -> Tensor:
+    """detectron2's point_sample of (N, C, H, W) at (N, P, 2)."""
+    return torch.nn.functional.grid_sample(x, 2 * points[:, :, None] - 1, align_corners=False)[..., 0]
+
+
+def pointrend_points(logits: Tensor, candidates: Tensor, others: Tensor, important: int) -> Tensor:
+    """detectron2's recipe for the points of training, after the draws."""
+    chosen = uncertainty(sample_at(logits, candidates))[:, 0].topk(important, dim=1).indices
+    return torch.cat([candidates.gather(1, chosen[..., None].expand(-1, -1, 2)), others], 1)
+
+
 PEER = "pydensecrf.densecrf"
 PROVIDERS = (
     Provider("segops", "dense_crf", segops_crf),
@@ -235,6 +256,8 @@ PROVIDERS = (
     Provider("detectron2_recipe", "topk_uncertain_grid", lambda inputs: lambda: pointrend_cells(**inputs)),
     Provider("segops", "subdivide", lambda inputs: lambda: torch.ops.segops.subdivide(inputs["logits"], inputs["k"])),
     Provider("detectron2_recipe", "subdivide", lambda inputs: lambda: pointrend_step(**inputs)),
+    Provider("segops", "uncertain_points", lambda inputs: lambda: torch.ops.segops.uncertain_points(*inputs.values())),
+    Provider("detectron2_recipe", "uncertain_points", lambda inputs: lambda: pointrend_points(**inputs)),
 )
 
 
@@ -248,6 +271,9 @@ def oracle(workload: Workload, inputs: Inputs) -> Tensor:
         return comparable(workload, inputs, segops.topk_uncertain_grid(inputs["logits"].double(), inputs["k"]))
     if workload.op == "subdivide":
         return comparable(workload, inputs, pointrend_step(inputs["logits"].double(), inputs["k"]))
+    if workload.op == "uncertain_points":
+        wide = {k: v.double() if isinstance(v, Tensor) else v for k, v in inputs.items()}
+        return comparable(workload, inputs, pointrend_points(**wide))
     return getattr(segops, workload.op)(inputs["values"].double(), inputs["features"].double())
 
 
@@ -259,4 +285,6 @@ def comparable(workload: Workload, inputs: Inputs, result: Any) -> Tensor:
         larger, indices, _ = result
         margins = -uncertainty(larger.double()).flatten(1).gather(1, indices)
         return torch.cat([larger.double().flatten(1), margins], 1)
+    if workload.op == "uncertain_points":
+        return uncertainty(sample_at(inputs["logits"].double(), result.double()))
     return torch.as_tensor(result).double()

@@ -18,6 +18,7 @@ _HOME = {
     "permutohedral_filter": "ops",
     "subdivide": "ops",
     "topk_uncertain_grid": "ops",
+    "uncertain_points": "ops",
     "backend": "_backends",
     "explain": "_backends",
 }

@@ -43,7 +43,7 @@ class Rows {
       upsample_(plane + nearest * width_, plane + other * width_, width_, between_.data(),
                 out_ + (c * 2 * height_ + y) * 2 * width_, first_.data(), second_.data());
     }
-    margins_(channels_, 2 * width_, first_.data(), second_.data());
+    settle_(channels_, 2 * width_, first_.data(), second_.data());
     return first_.data();
   }
 
@@ -53,7 +53,7 @@ class Rows {
   int64_t channels_, height_, width_;
   segops::Buffer<T> between_, first_, second_;
   void (*upsample_)(const T*, const T*, int64_t, T*, T*, T*, T*) = SEGOPS_BY_ISA(upsample_row<T>);
-  void (*margins_)(int64_t, int64_t, T*, const T*) = SEGOPS_BY_ISA(row_margins<T>);
+  void (*settle_)(int64_t, int64_t, T*, const T*) = SEGOPS_BY_ISA(settle<T>);
 };
 
 template <class T>

@@ -11,7 +11,7 @@
 
 namespace {
 
-#define SEGOPS_ISA_FILE "segops/topk_uncertain_grid_isa.h"
+#define SEGOPS_ISA_FILE "segops/top_two_isa.h"
 #include "segops/foreach_isa.h"
 
 using segops::data;
@@ -23,7 +23,7 @@ template <class T>
 void select(const Tensor& logits, int64_t k, Tensor& indices, Tensor& points) {
   const int64_t channels = logits.size(1), height = logits.size(2), width = logits.size(3), plane = height * width;
   segops::TorchParallel parallel;
-  const auto margins = SEGOPS_BY_ISA(grid_margins<T>);
+  const auto margins = SEGOPS_BY_ISA(margins_of_planes<T>);
   const auto feed = [&](segops::Smallest<T>& found, int64_t n, int64_t begin, int64_t end) {
     constexpr int64_t kBlock = segops::Smallest<T>::kBlock;
     T margin[kBlock];

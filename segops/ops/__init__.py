@@ -6,6 +6,7 @@ from .mean_field import mean_field
 from .permutohedral_filter import permutohedral_filter
 from .subdivide import subdivide
 from .topk_uncertain_grid import topk_uncertain_grid
+from .uncertain_points import uncertain_points
 
 __all__ = [
     "dense_crf",
@@ -14,6 +15,7 @@ __all__ = [
     "permutohedral_filter",
     "subdivide",
     "topk_uncertain_grid",
+    "uncertain_points",
 ]
 
 from .. import _registry as _registry

@@ -64,9 +64,12 @@ class Smallest {
   }
 
  private:
-  static constexpr int kBits = 8 * sizeof(Key), kDigit = 11, kValues = 1 << kDigit;
+  static constexpr int kBits = 8 * sizeof(Key), kMostBits = 11;
   static constexpr int64_t kRoom = 4;  // in units of k: more room, fewer prunings
-  using Counts = std::array<int64_t, kValues>;
+  using Counts = std::array<int64_t, 1 << kMostBits>;
+
+  // Bits of a radix digit: no more values than candidates.
+  int digit_bits() const { return std::clamp(int(std::bit_width(uint64_t(size_))) - 1, 4, kMostBits); }
 
   void make_room(int64_t count) {
     if (size_ + count > capacity_) prune();
@@ -74,12 +77,14 @@ class Smallest {
 
   // The k-th smallest key and how many are smaller: one digit after the other, from the top.
   std::pair<Key, int64_t> kth() const {
+    const int bits = digit_bits();
+    Counts counts;
     Key prefix = 0;
     int64_t smaller = 0;
     for (int shift = kBits; shift > 0;) {
-      const int width = std::min(kDigit, shift), above = shift;
+      const int width = std::min(bits, shift), above = shift;
       shift -= width;
-      Counts counts{};
+      std::fill_n(counts.begin(), 1 << width, 0);
       for (int64_t i = 0; i < size_; ++i) {
         const Key key = candidates_[i].key ^ prefix;
         if (above == kBits || key >> (above % kBits) == 0) ++counts[key >> shift];
@@ -109,14 +114,17 @@ class Smallest {
 
   // Stable, by digits from the bottom: candidates come in the order of their places.
   void sort() {
+    const int bits = digit_bits();
+    const Key values = Key(1) << bits;
+    Counts starts;
     Buffer<Candidate> other(size_);
-    for (int shift = 0; shift < kBits; shift += kDigit) {
-      Counts starts{};
-      for (int64_t i = 0; i < size_; ++i) ++starts[(candidates_[i].key >> shift) % kValues];
-      if (size_ > 0 && starts[(candidates_[0].key >> shift) % kValues] == size_) continue;
+    for (int shift = 0; shift < kBits; shift += bits) {
+      std::fill_n(starts.begin(), values, 0);
+      for (int64_t i = 0; i < size_; ++i) ++starts[(candidates_[i].key >> shift) % values];
+      if (size_ > 0 && starts[(candidates_[0].key >> shift) % values] == size_) continue;  // a digit that all share
       int64_t sum = 0;
-      for (int64_t& start : starts) sum += std::exchange(start, sum);
-      for (int64_t i = 0; i < size_; ++i) other[starts[(candidates_[i].key >> shift) % kValues]++] = candidates_[i];
+      for (Key value = 0; value < values; ++value) sum += std::exchange(starts[value], sum);
+      for (int64_t i = 0; i < size_; ++i) other[starts[(candidates_[i].key >> shift) % values]++] = candidates_[i];
       std::swap(candidates_, other);
     }
   }

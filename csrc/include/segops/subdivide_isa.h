@@ -17,20 +17,11 @@ SEGOPS_INLINE V blend(V nearest, V other) {
   return 0.75f * nearest + 0.25f * other;
 }
 
-// Once a row of a channel is in `out`, the two largest so far of each of its cells.
-template <class V, class T>
-SEGOPS_INLINE void rank_at(const T* out, T* first, T* second) {
-  V a = load<V>(first), b = load<V>(second);
-  rank(load<V>(out), a, b);
-  store<V>(first, a);
-  store<V>(second, b);
-}
-
 // A row of one channel, twice as wide: between the old rows `nearest` and `other` of `width` cells. `between` is room
 // for width + 2 numbers.
 template <class T>
 void upsample_row(const T* nearest, const T* other, int64_t width, T* between, T* out, T* first, T* second) {
-  using V = std::conditional_t<std::is_same_v<T, float>, F16, D8>;
+  using V = Wide<T>;
   constexpr int kLanes = Lanes<V>::kCount;
   T* row = between + 1;  // with a copy of the border cell at either side
   int64_t i = 0;
@@ -41,18 +32,12 @@ void upsample_row(const T* nearest, const T* other, int64_t width, T* between, T
   for (i = 0; i + kLanes <= width; i += kLanes) {
     const V here = load<V>(row + i);
     interleave(blend(here, load<V>(row + i - 1)), blend(here, load<V>(row + i + 1)), out + 2 * i);
-    rank_at<V>(out + 2 * i, first + 2 * i, second + 2 * i);
-    rank_at<V>(out + 2 * i + kLanes, first + 2 * i + kLanes, second + 2 * i + kLanes);
+    rank_at(out + 2 * i, first + 2 * i, second + 2 * i);
+    rank_at(out + 2 * i + kLanes, first + 2 * i + kLanes, second + 2 * i + kLanes);
   }
   for (; i < width; ++i) {
     out[2 * i] = blend(row[i], row[i - 1]);
     out[2 * i + 1] = blend(row[i], row[i + 1]);
     for (int64_t j = 2 * i; j < 2 * i + 2; ++j) rank(out[j], first[j], second[j]);
   }
-}
-
-// The margins of a row of which all channels have passed, in place of `first`.
-template <class T>
-void row_margins(int64_t channels, int64_t count, T* first, const T* second) {
-  for (int64_t i = 0; i < count; ++i) first[i] = channels == 1 ? margin_of_one(first[i]) : margin(first[i], second[i]);
 }

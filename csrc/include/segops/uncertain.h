@@ -16,8 +16,8 @@ namespace segops::uncertain {
 template <class T, class Feed, class Take>
 void select(int64_t batch, int64_t height, int64_t width, int64_t k, Parallel& parallel, const Feed& feed,
             const Take& take) {
-  if (batch == 0 || height == 0) return;
-  const int64_t pieces = std::clamp<int64_t>(parallel.threads() / batch, 1, height);
+  if (batch == 0) return;
+  const int64_t pieces = std::clamp<int64_t>(parallel.threads() / batch, 1, std::max<int64_t>(1, height));
   const int64_t at_once = std::min<int64_t>(batch, parallel.threads());  // images whose candidates are in memory
   for (int64_t first = 0; first < batch; first += at_once) {
     const int images = int(std::min(at_once, batch - first));
