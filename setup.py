@@ -34,6 +34,9 @@ CPU_SOURCES = [
     "csrc/cpu/dense_crf.cpp",
     "csrc/cpu/point_sample.cpp",
     "csrc/cpu/point_scatter.cpp",
+    "csrc/cpu/topk_uncertain_grid.cpp",
+    "csrc/cpu/subdivide.cpp",
+    "csrc/cpu/uncertain_points.cpp",
 ]
 CUDA_SOURCES = [
     "csrc/cuda/library.cpp",

@@ -21,6 +21,9 @@ _HOME = {
     "permutohedral_filter": "ops",
     "point_sample": "ops",
     "point_scatter": "ops",
+    "subdivide": "ops",
+    "topk_uncertain_grid": "ops",
+    "uncertain_points": "ops",
     "backend": "_backends",
     "explain": "_backends",
 }

@@ -41,6 +41,14 @@ def floating(name: str, x: Tensor) -> Tensor:
     return x
 
 
+def logit_map(name: str, x: Any) -> Tensor:
+    """A map of logits (N, C, H, W), no dimension but N empty."""
+    x = floating(name, tensor(name, x, 4, "(N, C, H, W)"))
+    if 0 in x.shape[1:]:
+        raise ValueError(f"{name}: expected at least one channel, row and column, got shape {shape(x)}")
+    return x
+
+
 def same_device(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
     """Two tensors that live together."""
     if x.device != other.device:

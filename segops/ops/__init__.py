@@ -9,6 +9,9 @@ from .mean_field import mean_field
 from .permutohedral_filter import permutohedral_filter
 from .point_sample import point_sample
 from .point_scatter import point_scatter
+from .subdivide import subdivide
+from .topk_uncertain_grid import topk_uncertain_grid
+from .uncertain_points import uncertain_points
 
 __all__ = [
     "dense_crf",
@@ -20,6 +23,9 @@ __all__ = [
     "permutohedral_filter",
     "point_sample",
     "point_scatter",
+    "subdivide",
+    "topk_uncertain_grid",
+    "uncertain_points",
 ]
 
 from .. import _registry as _registry

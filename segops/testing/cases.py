@@ -135,6 +135,27 @@ def _scattered(batch: int, channels: int, height: int, width: int, points: int, 
     return make
 
 
+def _coarse_numbers(g: torch.Generator, *shape: int) -> Tensor:
+    """Multiples of 1/16, exact in every dtype: margins tie often, and rounding can not change their order."""
+    return (_randn(g, *shape, scale=24).round() / 16).clamp(-8, 8)
+
+
+def _uncertain(batch: int, channels: int, height: int, width: int, k: int) -> Callable:
+    return lambda g: (_coarse_numbers(g, batch, channels, height, width), k)
+
+
+def _candidates(batch: int, channels: int, height: int, width: int, drawn: int, others: int, k: int) -> Callable:
+    def points(g: torch.Generator, count: int) -> Tensor:  # some outside, and exact like the logits
+        return (torch.rand(batch, count, 2, generator=g, dtype=torch.float64) * 72 - 4).round() / 64
+
+    return lambda g: (
+        _coarse_numbers(g, batch, channels, height, width),
+        points(g, drawn),
+        points(g, others),
+        k,
+    )
+
+
 _FILTERED = {  # batch, channels, features, points, features shared by the batch
     "plane": (2, 3, 2, 67, False),
     "colour": (1, 21, 5, 50, False),
@@ -222,4 +243,21 @@ CASES: tuple[Case, ...] = (
     ),
     *(Case("point_scatter", name, _scattered(*sizes), (0, 2)) for name, sizes in _SCATTERED.items()),
     *(Case("point_scatter_backward", name, _scattered(*sizes, True)) for name, sizes in _SCATTERED.items()),
+    Case("topk_uncertain_grid", "classes", _uncertain(2, 5, 9, 13, 20)),
+    Case("topk_uncertain_grid", "mask", _uncertain(3, 1, 7, 40, 33)),
+    Case("topk_uncertain_grid", "all_cells", _uncertain(1, 3, 5, 7, 35)),
+    Case("topk_uncertain_grid", "blocks", _uncertain(1, 2, 61, 97, 300)),
+    Case("topk_uncertain_grid", "no_cells", _uncertain(2, 4, 3, 3, 0)),
+    Case("topk_uncertain_grid", "empty_batch", _uncertain(0, 4, 3, 3, 5)),
+    Case("subdivide", "classes", _uncertain(2, 5, 6, 9, 20)),
+    Case("subdivide", "mask", _uncertain(3, 1, 7, 20, 33)),
+    Case("subdivide", "blocks", _uncertain(1, 3, 40, 67, 300)),
+    Case("subdivide", "one_cell", _uncertain(1, 4, 1, 1, 4)),
+    Case("subdivide", "no_points", _uncertain(2, 4, 1, 5, 0)),
+    Case("subdivide", "empty_batch", _uncertain(0, 4, 3, 3, 5)),
+    Case("uncertain_points", "classes", _candidates(2, 5, 6, 9, 70, 5, 20)),
+    Case("uncertain_points", "mask", _candidates(3, 1, 7, 20, 90, 0, 33)),
+    Case("uncertain_points", "one_cell", _candidates(1, 4, 1, 1, 12, 3, 4)),
+    Case("uncertain_points", "no_candidates", _candidates(2, 4, 3, 5, 0, 3, 0)),
+    Case("uncertain_points", "empty_batch", _candidates(0, 4, 3, 3, 10, 1, 5)),
 )
