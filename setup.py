@@ -28,6 +28,7 @@ CPU_SOURCES = [
     "csrc/cpu/permutohedral_filter.cpp",
     "csrc/cpu/gaussian_filter_exact.cpp",
     "csrc/cpu/mean_field.cpp",
+    "csrc/cpu/criss_cross_attention.cpp",
     "csrc/cpu/dense_crf.cpp",
 ]
 CUDA_SOURCES = ["csrc/cuda/library.cpp", "csrc/cuda/permutohedral_filter.cu", "csrc/cuda/mean_field.cu"]

@@ -1,11 +1,12 @@
 """The public operators, one file each."""
 
+from .criss_cross_attention import criss_cross_attention
 from .dense_crf import dense_crf
 from .gaussian_filter_exact import gaussian_filter_exact
 from .mean_field import mean_field
 from .permutohedral_filter import permutohedral_filter
 
-__all__ = ["dense_crf", "gaussian_filter_exact", "mean_field", "permutohedral_filter"]
+__all__ = ["criss_cross_attention", "dense_crf", "gaussian_filter_exact", "mean_field", "permutohedral_filter"]
 
 from .. import _registry as _registry
 

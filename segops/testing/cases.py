@@ -77,6 +77,15 @@ def _image(batch: int, channels: int, height: int, width: int, dtype: torch.dtyp
     return make
 
 
+def _criss_cross(batch: int, dims: int, channels: int, height: int, width: int, backward: bool = False) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        small, large = (batch, dims, height, width), (batch, channels, height, width)
+        shapes = (large, small, small, large, large) if backward else (small, small, large)
+        return tuple(_randn(g, *shape) for shape in shapes)
+
+    return make
+
+
 _FILTERED = {  # batch, channels, features, points, features shared by the batch
     "plane": (2, 3, 2, 67, False),
     "colour": (1, 21, 5, 50, False),
@@ -84,6 +93,16 @@ _FILTERED = {  # batch, channels, features, points, features shared by the batch
     "wide": (1, 40, 1, 19, False),
     "one_point": (1, 2, 4, 1, False),
     "empty_batch": (0, 2, 2, 10, False),
+}
+
+_CRISS_CROSSED = {  # batch, dims, channels, height, width
+    "rectangle": (2, 3, 5, 7, 4),
+    "wide": (1, 2, 35, 3, 19),
+    "tall": (1, 5, 4, 18, 9),
+    "row": (1, 2, 3, 1, 6),
+    "column": (1, 2, 3, 6, 1),
+    "one_pixel": (2, 2, 3, 1, 1),
+    "empty_batch": (0, 2, 3, 4, 5),
 }
 
 CASES: tuple[Case, ...] = (
@@ -115,4 +134,6 @@ CASES: tuple[Case, ...] = (
     Case("dense_crf_features", "float", _image(1, 3, 5, 8, torch.float64), (0,)),
     Case("dense_crf_features", "position_only", _image(1, 0, 5, 8, torch.uint8)),
     Case("dense_crf_features", "empty_batch", _image(0, 3, 5, 8, torch.uint8)),
+    *(Case("criss_cross_attention", name, _criss_cross(*sizes), (0, 1, 2)) for name, sizes in _CRISS_CROSSED.items()),
+    *(Case("criss_cross_attention_backward", n, _criss_cross(*s, backward=True)) for n, s in _CRISS_CROSSED.items()),
 )
