@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def attention(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """query, key (N, D, H, W): the weights of the column (N, H, W, H), 0 for the pixel itself, and the row (N, H, W, W).
+    """query, key (N, D, H, W): weights of the column (N, H, W, H), 0 for the pixel itself, and of the row (N, H, W, W).
 
     Equation 1 of the paper, the affinity, and one softmax over the H + W - 1 pixels of the criss-cross path.
     """

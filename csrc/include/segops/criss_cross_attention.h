@@ -20,17 +20,17 @@
 
 namespace segops::criss_cross {
 
-constexpr int kTogether = 8;  // lines side by side at the most: what a line of cache holds, or half of it
-constexpr int kChunk = 32;    // channels of the values at a time
-constexpr int kPad = 8;       // lines are padded to multiples of this
+constexpr int kTogether = 16;  // lines side by side at the most: of columns, what a line of cache holds
+constexpr int kChunk = 32;     // channels of the values at a time
+constexpr int kPad = 8;        // lines are padded to multiples of this
 
 template <class T>
 struct Problem {
   int64_t batch, dims, channels, height, width;
-  const T *query = nullptr, *key = nullptr, *value = nullptr;                  // (batch, dims or channels, H, W)
-  T* out = nullptr;                                                            // written by the forward
-  const T *grad = nullptr, *result = nullptr;                                  // read by the backward: of out, and out
-  T *grad_query = nullptr, *grad_key = nullptr, *grad_value = nullptr;         // written by the backward
+  const T *query = nullptr, *key = nullptr, *value = nullptr;           // (batch, dims or channels, H, W)
+  T* out = nullptr;                                                     // written by the forward
+  const T *grad = nullptr, *result = nullptr;                           // read by the backward: of out, and out
+  T *grad_query = nullptr, *grad_key = nullptr, *grad_value = nullptr;  // written by the backward
   // Of every pixel, (batch, H, W): the largest energy, the sum of exp(energy - largest) and, in the backward, one over
   // this sum and the scalar product of grad and result.
   T *largest = nullptr, *sum = nullptr, *delta = nullptr;
@@ -42,10 +42,10 @@ struct Problem {
 struct Lines {
   int64_t count, length, apart, step;
   int64_t padded() const { return (length + kPad - 1) / kPad * kPad; }
-  // So many that their weights stay in the second-level cache, if it can be.
+  // As long as their weights stay in a cache: the last one will do, since each is used for a chunk of channels.
   int64_t together(size_t element) const {
     const int64_t bytes = padded() * padded() * int64_t(element);
-    return std::clamp<int64_t>((int64_t(1) << 19) / bytes, 1, kTogether);
+    return std::clamp<int64_t>((int64_t(1) << 23) / bytes, 1, kTogether);
   }
 };
 

@@ -27,13 +27,18 @@ void transpose_tile(const T* from, int64_t from_row, T* to, int64_t to_row) {
 template <bool kColumns, class T>
 void gather(const T* from, int64_t plane, const Lines& l, int64_t lines, int64_t channels, T* to) {
   const int64_t padded = l.padded(), area = channels * padded;
+  const int64_t whole = kColumns ? l.length / 8 * 8 : 0, eights = kColumns ? lines / 8 * 8 : 0;
   for (int64_t c = 0; c < channels; ++c, from += plane, to += padded) {
-    int64_t i = 0;
-    if constexpr (kColumns)
-      if (lines == kTogether)
-        for (; i + 8 <= l.length; i += 8) transpose_tile(from + i * l.step, l.step, to + i, area);
+    for (int64_t i = 0; i < whole; i += 8) {
+      if (c + 1 < channels)  // the processor does not foresee where the next channel lies
+        for (int64_t j = i; j < i + 8; ++j)
+          for (int64_t line = 0; line < lines; line += 8) __builtin_prefetch(from + plane + j * l.step + line);
+      for (int64_t line = 0; line < eights; line += 8)
+        transpose_tile(from + i * l.step + line, l.step, to + line * area + i, area);
+    }
     for (int64_t line = 0; line < lines; ++line) {
-      for (int64_t j = i; j < l.length; ++j) to[line * area + j] = from[line * l.apart + j * l.step];
+      for (int64_t j = line < eights ? whole : 0; j < l.length; ++j)
+        to[line * area + j] = from[line * l.apart + j * l.step];
       for (int64_t j = l.length; j < padded; ++j) to[line * area + j] = 0;
     }
   }
@@ -43,13 +48,13 @@ void gather(const T* from, int64_t plane, const Lines& l, int64_t lines, int64_t
 template <bool kColumns, bool kAdd, class T>
 void scatter(const T* from, int64_t plane, const Lines& l, int64_t lines, int64_t channels, T* to) {
   const int64_t padded = l.padded(), area = channels * padded;
+  const int64_t whole = kColumns ? l.length / 8 * 8 : 0, eights = kColumns ? lines / 8 * 8 : 0;
   for (int64_t c = 0; c < channels; ++c, to += plane, from += padded) {
-    int64_t i = 0;
-    if constexpr (kColumns)
-      if (lines == kTogether)
-        for (; i + 8 <= l.length; i += 8) transpose_tile<kAdd>(from + i, area, to + i * l.step, l.step);
+    for (int64_t i = 0; i < whole; i += 8)
+      for (int64_t line = 0; line < eights; line += 8)
+        transpose_tile<kAdd>(from + line * area + i, area, to + i * l.step + line, l.step);
     for (int64_t line = 0; line < lines; ++line)
-      for (int64_t j = i; j < l.length; ++j) {
+      for (int64_t j = line < eights ? whole : 0; j < l.length; ++j) {
         T& x = to[line * l.apart + j * l.step];
         x = from[line * area + j] + (kAdd ? x : 0);
       }
@@ -177,7 +182,8 @@ void differentiate_softmax(T* weights, T* grad, const Lines& l, const T* delta) 
     for (int64_t at = i * padded; at < (i + 1) * padded; at += 8)
       store(grad + at, load<V>(weights + at) * (load<V>(grad + at) - delta[i * l.step]));
   for (int64_t i = 0; i < padded; i += 8)
-    for (int64_t j = 0; j < padded; j += 8) transpose_tile(grad + i * padded + j, padded, weights + j * padded + i, padded);
+    for (int64_t j = 0; j < padded; j += 8)
+      transpose_tile(grad + i * padded + j, padded, weights + j * padded + i, padded);
 }
 
 // Gradients through lines [begin, end) of the batch: rows write them, columns add theirs.
@@ -225,8 +231,10 @@ void differentiate(const Problem<T>& p, int64_t begin, int64_t end) {
       const int64_t packed = line * p.dims * padded;
       T *w = weights.data() + line * area, *g = grad_weights.data() + line * area;
       differentiate_softmax(w, g, l, p.delta + pixel + line * l.apart);
-      multiply<false>(Matrix<T>{query.data() + packed, padded, 1}, g, p.dims, l.length, padded, grad_key.data() + packed);
-      multiply<false>(Matrix<T>{key.data() + packed, padded, 1}, w, p.dims, l.length, padded, grad_query.data() + packed);
+      multiply<false>(Matrix<T>{query.data() + packed, padded, 1}, g, p.dims, l.length, padded,
+                      grad_key.data() + packed);
+      multiply<false>(Matrix<T>{key.data() + packed, padded, 1}, w, p.dims, l.length, padded,
+                      grad_query.data() + packed);
     }
     scatter<kColumns, kColumns>(grad_query.data(), plane, l, lines, p.dims, p.grad_query + place);
     scatter<kColumns, kColumns>(grad_key.data(), plane, l, lines, p.dims, p.grad_key + place);
