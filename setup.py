@@ -27,11 +27,21 @@ CPU_SOURCES = [
     "csrc/cpu/library.cpp",
     "csrc/cpu/permutohedral_filter.cpp",
     "csrc/cpu/gaussian_filter_exact.cpp",
+    "csrc/cpu/lovasz_grad.cpp",
+    "csrc/cpu/lovasz_hinge.cpp",
+    "csrc/cpu/lovasz_softmax.cpp",
     "csrc/cpu/mean_field.cpp",
     "csrc/cpu/criss_cross_attention.cpp",
     "csrc/cpu/dense_crf.cpp",
 ]
-CUDA_SOURCES = ["csrc/cuda/library.cpp", "csrc/cuda/permutohedral_filter.cu", "csrc/cuda/mean_field.cu"]
+CUDA_SOURCES = [
+    "csrc/cuda/library.cpp",
+    "csrc/cuda/permutohedral_filter.cu",
+    "csrc/cuda/mean_field.cu",
+    "csrc/cuda/lovasz.cu",
+    "csrc/cuda/lovasz_softmax.cu",
+    "csrc/cuda/lovasz_hinge.cu",
+]
 HOST_SOURCES = ["csrc/host/host.cpp"]
 
 # Python's own flags bring -g, which would make the libraries several times larger: hence -g0. The two warnings concern

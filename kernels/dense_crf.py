@@ -54,14 +54,24 @@ def dense_crf_features(image: Tensor, sigma_xy: Sequence[float], sigma_color: Se
     if out.numel() == 0:
         return out
     sigma = torch.tensor([*sigma_xy, *sigma_color], dtype=dtype, device=image.device)
-    blocks = triton.cdiv(height * width, 512)
+    block = block_of(dtype)
+    blocks = triton.cdiv(height * width, block)
     features_kernel[(n * blocks,)](
-        image, sigma, out, height * width, width, blocks, channels, *image.stride(), BLOCK=512
+        image, sigma, out, height * width, width, blocks, channels, *image.stride(), BLOCK=block
     )
     return out
 
 
+def block_of(dtype: torch.dtype) -> int:
+    """Pixels of a program, as many as the registers hold: a division in float64 takes many."""
+    return 256 if dtype == torch.float64 else 512
+
+
 AOT = [
-    (features_kernel, {"image": image, "sigma": out, "out": out}, [{"BLOCK": 512}])
-    for image, out in (("*u8", "*fp32"), ("*fp32", "*fp32"), ("*fp64", "*fp64"))
+    (features_kernel, {"image": image, "sigma": out, "out": out}, [{"BLOCK": block_of(dtype)}])
+    for image, out, dtype in (
+        ("*u8", "*fp32", torch.float32),
+        ("*fp32", "*fp32", torch.float32),
+        ("*fp64", "*fp64", torch.float64),
+    )
 ]

@@ -15,12 +15,15 @@ _HOME = {
     "criss_cross_attention": "ops",
     "dense_crf": "ops",
     "gaussian_filter_exact": "ops",
+    "lovasz_grad": "ops",
+    "lovasz_hinge": "ops",
+    "lovasz_softmax": "ops",
     "mean_field": "ops",
     "permutohedral_filter": "ops",
     "backend": "_backends",
     "explain": "_backends",
 }
-_MODULES = ("compat", "kernels", "nn", "ops", "reference", "testing")
+_MODULES = ("compat", "kernels", "losses", "nn", "ops", "reference", "testing")
 
 __all__ = ["__version__", *_HOME]
 

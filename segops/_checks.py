@@ -15,16 +15,21 @@ MAX_FEATURES = 24  # as csrc/include/segops/simplex.h has it
 
 def shape(x: Tensor) -> str:
     """A shape as messages show it."""
-    return f"({', '.join(map(str, x.shape))})"
+    return str(tuple(x.shape))
 
 
-def tensor(name: str, x: Any, dim: int, form: str) -> Tensor:
-    """A dense tensor with ``dim`` dimensions; ``form`` says which."""
+def dense(name: str, x: Any, form: str) -> Tensor:
+    """A dense tensor; ``form`` says which dimensions it has."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: expected a tensor {form}, got {type(x).__name__}")
     if x.layout != torch.strided:
         raise TypeError(f"{name}: expected a dense tensor, got layout {x.layout}")
-    if x.dim() != dim:
+    return x
+
+
+def tensor(name: str, x: Any, dim: int, form: str) -> Tensor:
+    """A dense tensor with ``dim`` dimensions; ``form`` says which."""
+    if dense(name, x, form).dim() != dim:
         raise ValueError(f"{name}: expected {dim} dimensions {form}, got shape {shape(x)}")
     return x
 
@@ -80,13 +85,27 @@ def finite(name: str, x: Any) -> float:
     return float(x)
 
 
-def count(name: str, x: Any) -> int:
-    """An integer >= 0."""
+def integer(name: str, x: Any) -> int:
+    """An integer."""
     if isinstance(x, bool) or not isinstance(x, Integral):
         raise TypeError(f"{name}: expected an integer, got {type(x).__name__}")
-    if int(x) < 0:
+    return int(x)
+
+
+def count(name: str, x: Any) -> int:
+    """An integer >= 0."""
+    if integer(name, x) < 0:
         raise ValueError(f"{name}: expected an integer >= 0, got {x}")
     return int(x)
+
+
+def labels(name: str, x: Any, like: Tensor, like_name: str) -> Tensor:
+    """Integer (or bool) labels (N, ...) as int64; kernels check their range."""
+    dense(name, x, "of labels (N, ...)")
+    if x.is_floating_point() or x.is_complex():
+        raise TypeError(f"{name}: expected integer labels, got {x.dtype}")
+    same_device(name, x, like_name, like)
+    return x.long()
 
 
 def choice(name: str, x: Any, choices: Sequence[str]) -> str:

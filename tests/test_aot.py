@@ -30,6 +30,8 @@ def test_every_kernel_compiles_without_spills():
     assert result.returncode == 0, result.stdout + result.stderr
     for kernel in ("simplex", "number", "neighbour", "splat", "carry", "blur", "slice", "update", "filter", "features"):
         assert f".{kernel}_kernel " in result.stdout
+    for kernel in ("keys", "hinge_keys", "count", "loss", "slope", "activation_backward", "ones", "steps"):
+        assert f".{kernel}_kernel " in result.stdout
 
 
 def test_spills_and_failures_are_reported():

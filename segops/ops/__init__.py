@@ -3,10 +3,22 @@
 from .criss_cross_attention import criss_cross_attention
 from .dense_crf import dense_crf
 from .gaussian_filter_exact import gaussian_filter_exact
+from .lovasz_grad import lovasz_grad
+from .lovasz_hinge import lovasz_hinge
+from .lovasz_softmax import lovasz_softmax
 from .mean_field import mean_field
 from .permutohedral_filter import permutohedral_filter
 
-__all__ = ["criss_cross_attention", "dense_crf", "gaussian_filter_exact", "mean_field", "permutohedral_filter"]
+__all__ = [
+    "criss_cross_attention",
+    "dense_crf",
+    "gaussian_filter_exact",
+    "lovasz_grad",
+    "lovasz_hinge",
+    "lovasz_softmax",
+    "mean_field",
+    "permutohedral_filter",
+]
 
 from .. import _registry as _registry
 

@@ -77,6 +77,30 @@ def _image(batch: int, channels: int, height: int, width: int, dtype: torch.dtyp
     return make
 
 
+def _labels(g: torch.Generator, classes: int, *shape: int) -> Tensor:
+    """Labels of 0 to classes - 1, about one in eight 255; the last class is absent where there are more than two."""
+    target = torch.randint(0, max(2, classes - 1), shape, generator=g)
+    return target.masked_fill(torch.rand(shape, generator=g) < 0.125, 255)
+
+
+def _softmax_loss(batch: int, channels: int, points: int, weighted: bool, *options: Any) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        weight = torch.linspace(0.5, 2, channels, dtype=torch.float64) if weighted else None
+        logits = _randn(g, batch, channels, points, scale=2.0)
+        return (logits if options[-1] else logits.sigmoid()), _labels(g, channels, batch, points), weight, *options
+
+    return make
+
+
+def _hinge_loss(batch: int, points: int, per_image: bool) -> Callable:
+    return lambda g: (_randn(g, batch, points), _labels(g, 2, batch, points), per_image, 255)
+
+
+def _with_gradient(sets: int, forward: Callable) -> Callable:
+    """The arguments of a backward whose forward has one result for each of so many sets."""
+    return lambda g: (_randn(g, sets), *forward(g))
+
+
 def _criss_cross(batch: int, dims: int, channels: int, height: int, width: int, backward: bool = False) -> Callable:
     def make(g: torch.Generator) -> tuple:
         small, large = (batch, dims, height, width), (batch, channels, height, width)
@@ -95,6 +119,17 @@ _FILTERED = {  # batch, channels, features, points, features shared by the batch
     "empty_batch": (0, 2, 2, 10, False),
 }
 
+_SOFTMAX_LOSSES = {  # batch, channels, points, weights; classes, present, per image, ignore_index, from logits
+    "batch": (2, 5, 67, False, [0, 1, 2, 3, 4], True, False, 255, True),
+    "images": (3, 4, 35, True, [0, 1, 2, 3], True, True, 255, True),
+    "all": (2, 21, 50, False, list(range(21)), False, False, 255, True),
+    "list": (2, 5, 33, True, [3, 1], False, True, 255, True),
+    "probabilities": (2, 3, 33, False, [0, 1, 2], True, False, 255, False),
+    "binary": (2, 1, 41, False, [0], True, True, 255, True),
+    "one_pixel": (1, 3, 1, False, [0, 1, 2], True, False, 255, True),
+    "empty_batch": (0, 3, 10, False, [0, 1, 2], True, True, 255, True),
+}
+
 _CRISS_CROSSED = {  # batch, dims, channels, height, width
     "rectangle": (2, 3, 5, 7, 4),
     "wide": (1, 2, 35, 3, 19),
@@ -106,6 +141,11 @@ _CRISS_CROSSED = {  # batch, dims, channels, height, width
 }
 
 CASES: tuple[Case, ...] = (
+    *(
+        Case("criss_cross_attention", name, _criss_cross(*sizes), (2,) if name == "one_pixel" else (0, 1, 2))
+        for name, sizes in _CRISS_CROSSED.items()
+    ),
+    *(Case("criss_cross_attention_backward", n, _criss_cross(*s, backward=True)) for n, s in _CRISS_CROSSED.items()),
     *(Case("permutohedral_filter", name, _filter(*sizes, False), (0,)) for name, sizes in _FILTERED.items()),
     *(Case("gaussian_filter_exact", name, _filter(*sizes), (0, 1)) for name, sizes in _FILTERED.items()),
     Case("permutohedral_filter", "reverse", _filter(1, 3, 3, 45, False, True), (0,)),
@@ -130,13 +170,20 @@ CASES: tuple[Case, ...] = (
     Case("mean_field", "empty_batch", _mean_field(0, 3, 20, False, 2, "symmetric", False)),
     Case("mean_field_backward", "potts", _mean_field_backward(2, 4, 61, False, 3, "symmetric", False)),
     Case("mean_field_backward", "matrix", _mean_field_backward(2, 3, 35, True, 2, "after", True)),
+    Case("lovasz_grad", "rows", lambda g: ((torch.rand(3, 37, generator=g) < 0.3).double(),)),
+    Case("lovasz_grad", "no_foreground", lambda g: (torch.zeros(2, 5, dtype=torch.float64),)),
+    Case("lovasz_grad", "empty_rows", lambda g: (torch.zeros(2, 0, dtype=torch.float64),)),
+    *(Case("lovasz_softmax", name, _softmax_loss(*sizes), (0,)) for name, sizes in _SOFTMAX_LOSSES.items()),
+    Case("lovasz_softmax_backward", "batch", _with_gradient(1, _softmax_loss(*_SOFTMAX_LOSSES["batch"]))),
+    Case("lovasz_softmax_backward", "images", _with_gradient(3, _softmax_loss(*_SOFTMAX_LOSSES["images"]))),
+    Case("lovasz_hinge", "images", _hinge_loss(3, 61, True), (0,)),
+    Case("lovasz_hinge", "batch", _hinge_loss(2, 130, False), (0,)),
+    Case("lovasz_hinge", "one_pixel", _hinge_loss(1, 1, True), (0,)),
+    Case("lovasz_hinge", "empty_batch", _hinge_loss(0, 9, True), (0,)),
+    Case("lovasz_hinge_backward", "images", _with_gradient(3, _hinge_loss(3, 61, True))),
+    Case("lovasz_hinge_backward", "batch", _with_gradient(1, _hinge_loss(2, 130, False))),
     Case("dense_crf_features", "photo", _image(2, 3, 7, 9, torch.uint8)),
     Case("dense_crf_features", "float", _image(1, 3, 5, 8, torch.float64), (0,)),
     Case("dense_crf_features", "position_only", _image(1, 0, 5, 8, torch.uint8)),
     Case("dense_crf_features", "empty_batch", _image(0, 3, 5, 8, torch.uint8)),
-    *(
-        Case("criss_cross_attention", name, _criss_cross(*sizes), (2,) if name == "one_pixel" else (0, 1, 2))
-        for name, sizes in _CRISS_CROSSED.items()
-    ),
-    *(Case("criss_cross_attention_backward", n, _criss_cross(*s, backward=True)) for n, s in _CRISS_CROSSED.items()),
 )

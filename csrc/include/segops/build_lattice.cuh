@@ -124,15 +124,6 @@ __global__ void arrange_entries(const Corner* __restrict__ corners, const uint32
   if (i == chunks.begin(chunk)) chunk_vertex[chunk] = int32_t(v);
 }
 
-// CUB's algorithms are called twice: first for how much memory they need.
-template <class Algorithm>
-void with_memory(const Place& place, const Algorithm& algorithm) {
-  size_t bytes = 0;
-  STD_CUDA_CHECK(algorithm(nullptr, bytes));
-  const Buffer<char> memory(place, int64_t(std::max<size_t>(bytes, 1)));
-  STD_CUDA_CHECK(algorithm(memory.data(), bytes));
-}
-
 template <class Dim>
 void insert(const Place& place, Dim dim, const float* features, const HashLattice& lattice, HashTable table,
             const Buffer<int>& trouble) {

@@ -61,6 +61,15 @@ class Buffer {
   T* data_ = nullptr;
 };
 
+// CUB's algorithms are called twice: first for how much memory they need.
+template <class Algorithm>
+void with_memory(const Place& place, const Algorithm& algorithm) {
+  size_t bytes = 0;
+  STD_CUDA_CHECK(algorithm(nullptr, bytes));
+  const Buffer<char> memory(place, int64_t(std::max<size_t>(bytes, 1)));
+  STD_CUDA_CHECK(algorithm(memory.data(), bytes));
+}
+
 // Every kernel is a row per threadIdx.y and a column per threadIdx.x, with blockIdx.y going over images. A block is as
 // wide as the row (up to kThreads, beyond that a thread takes several columns), so its threads are neighbours in
 // memory, none idles and nothing is divided.

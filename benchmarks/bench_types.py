@@ -1,0 +1,87 @@
+"""What rows of the benchmarks are made of."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Inputs = dict[str, Any]
+
+
+def tensors(result: Any) -> list[Tensor]:
+    """A provider's result as what is compared: a list of tensors."""
+    return [torch.as_tensor(x) for x in result] if isinstance(result, (list, tuple)) else [torch.as_tensor(result)]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Inputs of an operator.
+
+    ``oracle`` gives the answer in float64, ``bytes_moved`` what has to cross the memory bus at the least, and
+    ``comparable`` what of a result is held against the oracle, where that is not the result itself.
+    """
+
+    op: str
+    name: str
+    make: Callable[[], Inputs]
+    bytes_moved: Callable[[Inputs], int]
+    oracle: Callable[[Inputs], Any]
+    comparable: Callable[[Inputs, Any], Any] = lambda inputs, result: result
+    threads: tuple[int, ...] = (1, 2)
+
+    def __str__(self) -> str:
+        return f"{self.op}-{self.name}"
+
+
+@dataclass(frozen=True)
+class Provider:
+    """Someone who computes an operator.
+
+    ``prepare(inputs)`` does what is not timed and returns the call that is. The first provider of an operator that is
+    not segops is the peer that ratios refer to. ``needs`` is the package it takes; ``single`` says that it has one
+    thread; ``tolerance`` is the mean absolute difference from float64, relative to the mean.
+    """
+
+    name: str
+    op: str
+    prepare: Callable[[Inputs], Callable[[], Any]]
+    needs: str | None = None
+    single: bool = False
+    tolerance: float = field(default=1e-3)
+
+    def missing(self) -> bool:
+        return self.needs is not None and importlib.util.find_spec(self.needs) is None
+
+
+def error(actual: Any, expected: Any) -> float:
+    """The largest of the results' mean absolute differences, relative to the mean of the expected one."""
+    errors = [
+        float((a.double() - b.double()).abs().mean() / b.double().abs().mean())
+        for a, b in zip(tensors(actual), tensors(expected), strict=True)
+    ]
+    return max(errors)
+
+
+def with_gradients(function: Callable[..., Tensor], *inputs: Tensor, grad: Tensor | None = None) -> list[Tensor]:
+    """A training step's share: the result and the gradients of the inputs that want one."""
+    out = function(*inputs)
+    wanted = [x for x in inputs if x.requires_grad]
+    return [out.detach(), *torch.autograd.grad(out, wanted, grad)]
+
+
+def doubled(inputs: Inputs) -> Inputs:
+    """The inputs in float64, gradients wanted where they were."""
+    return {
+        k: v.detach().double().requires_grad_(v.requires_grad) if isinstance(v, Tensor) and v.is_floating_point() else v
+        for k, v in inputs.items()
+    }
+
+
+def tensors_once(inputs: Inputs) -> int:
+    """Bytes where every tensor that comes in has one of its size that goes out."""
+    return sum(2 * t.numel() * t.element_size() for t in inputs.values() if isinstance(t, Tensor))
