@@ -28,17 +28,18 @@ template <bool kColumns, class T>
 void gather(const T* from, int64_t plane, const Lines& l, int64_t lines, int64_t channels, T* to) {
   const int64_t padded = l.padded(), area = channels * padded;
   const int64_t whole = kColumns ? l.length / 8 * 8 : 0, eights = kColumns ? lines / 8 * 8 : 0;
+  const int64_t step = kColumns ? l.step : 1;  // known to the compiler, rows are copied in vectors
   for (int64_t c = 0; c < channels; ++c, from += plane, to += padded) {
     for (int64_t i = 0; i < whole; i += 8) {
       if (c + 1 < channels)  // the processor does not foresee where the next channel lies
         for (int64_t j = i; j < i + 8; ++j)
-          for (int64_t line = 0; line < lines; line += 8) __builtin_prefetch(from + plane + j * l.step + line);
+          for (int64_t line = 0; line < lines; line += 8) __builtin_prefetch(from + plane + j * step + line);
       for (int64_t line = 0; line < eights; line += 8)
-        transpose_tile(from + i * l.step + line, l.step, to + line * area + i, area);
+        transpose_tile(from + i * step + line, step, to + line * area + i, area);
     }
     for (int64_t line = 0; line < lines; ++line) {
       for (int64_t j = line < eights ? whole : 0; j < l.length; ++j)
-        to[line * area + j] = from[line * l.apart + j * l.step];
+        to[line * area + j] = from[line * l.apart + j * step];
       for (int64_t j = l.length; j < padded; ++j) to[line * area + j] = 0;
     }
   }
@@ -49,13 +50,14 @@ template <bool kColumns, bool kAdd, class T>
 void scatter(const T* from, int64_t plane, const Lines& l, int64_t lines, int64_t channels, T* to) {
   const int64_t padded = l.padded(), area = channels * padded;
   const int64_t whole = kColumns ? l.length / 8 * 8 : 0, eights = kColumns ? lines / 8 * 8 : 0;
+  const int64_t step = kColumns ? l.step : 1;
   for (int64_t c = 0; c < channels; ++c, to += plane, from += padded) {
     for (int64_t i = 0; i < whole; i += 8)
       for (int64_t line = 0; line < eights; line += 8)
-        transpose_tile<kAdd>(from + line * area + i, area, to + i * l.step + line, l.step);
+        transpose_tile<kAdd>(from + line * area + i, area, to + i * step + line, step);
     for (int64_t line = 0; line < lines; ++line)
       for (int64_t j = line < eights ? whole : 0; j < l.length; ++j) {
-        T& x = to[line * l.apart + j * l.step];
+        T& x = to[line * l.apart + j * step];
         x = from[line * area + j] + (kAdd ? x : 0);
       }
   }
