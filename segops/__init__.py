@@ -12,6 +12,7 @@ from typing import Any
 from ._version import __version__
 
 _HOME = {
+    "criss_cross_attention": "ops",
     "dense_crf": "ops",
     "gaussian_filter_exact": "ops",
     "lovasz_grad": "ops",

@@ -1,5 +1,6 @@
 """The public operators, one file each."""
 
+from .criss_cross_attention import criss_cross_attention
 from .dense_crf import dense_crf
 from .gaussian_filter_exact import gaussian_filter_exact
 from .lovasz_grad import lovasz_grad
@@ -14,6 +15,7 @@ from .topk_uncertain_grid import topk_uncertain_grid
 from .uncertain_points import uncertain_points
 
 __all__ = [
+    "criss_cross_attention",
     "dense_crf",
     "gaussian_filter_exact",
     "lovasz_grad",

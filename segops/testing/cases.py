@@ -111,6 +111,15 @@ def _points(batch: int, points: int, *maps: tuple[int, int, int], mode: str, pad
     return make
 
 
+def _criss_cross(batch: int, dims: int, channels: int, height: int, width: int, backward: bool = False) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        small, large = (batch, dims, height, width), (batch, channels, height, width)
+        shapes = (large, small, small, large, large) if backward else (small, small, large)
+        return tuple(_randn(g, *shape) for shape in shapes)
+
+    return make
+
+
 def _points_backward(forward: Callable, wanted: str) -> Callable:
     """The gradient of the first map, channels_last, or of the points."""
 
@@ -193,7 +202,22 @@ _SCATTERED = {
     "empty_batch": (0, 3, 4, 5, 6),
 }
 
+_CRISS_CROSSED = {  # batch, dims, channels, height, width
+    "rectangle": (2, 3, 5, 7, 4),
+    "wide": (1, 2, 35, 3, 19),
+    "tall": (1, 5, 4, 18, 9),
+    "row": (1, 2, 3, 1, 6),
+    "column": (1, 2, 3, 6, 1),
+    "one_pixel": (2, 2, 3, 1, 1),
+    "empty_batch": (0, 2, 3, 4, 5),
+}
+
 CASES: tuple[Case, ...] = (
+    *(
+        Case("criss_cross_attention", name, _criss_cross(*sizes), (2,) if name == "one_pixel" else (0, 1, 2))
+        for name, sizes in _CRISS_CROSSED.items()
+    ),
+    *(Case("criss_cross_attention_backward", n, _criss_cross(*s, backward=True)) for n, s in _CRISS_CROSSED.items()),
     *(Case("permutohedral_filter", name, _filter(*sizes, False), (0,)) for name, sizes in _FILTERED.items()),
     *(Case("gaussian_filter_exact", name, _filter(*sizes), (0, 1)) for name, sizes in _FILTERED.items()),
     Case("permutohedral_filter", "reverse", _filter(1, 3, 3, 45, False, True), (0,)),

@@ -1,0 +1,135 @@
+// No include guard: compiled once for each instruction set (see foreach_isa.h). The matrix product of
+// criss_cross_attention.h: small matrices in cache, rows padded to eight elements.
+
+// Vectors as wide as the registers: the compiler keeps wider ones in memory.
+#if SEGOPS_ISA_LEVEL == 2
+typedef F16 WideFloat;
+typedef D8 WideDouble;
+constexpr int kVectors = 6;  // of a row at a time; times kRows they are the sums that the registers hold
+#elif SEGOPS_ISA_LEVEL == 1
+typedef F8 WideFloat;
+typedef double WideDouble __attribute__((vector_size(32), may_alias));
+constexpr int kVectors = 3;
+SEGOPS_INLINE WideDouble fma(WideDouble a, WideDouble b, WideDouble c) {
+  return (WideDouble)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+}
+#else
+typedef float WideFloat __attribute__((vector_size(16), may_alias));
+typedef double WideDouble __attribute__((vector_size(16), may_alias));
+constexpr int kVectors = 2;
+template <>
+struct Lanes<WideFloat> {
+  using Scalar = float;
+};
+#endif
+#if SEGOPS_ISA_LEVEL < 2
+template <>
+struct Lanes<WideDouble> {
+  using Scalar = double;
+};
+#endif
+constexpr int kRows = 4;
+
+template <class T>
+struct Vectors {
+  using Wide = WideFloat;
+  using Eight = F8;
+};
+template <>
+struct Vectors<double> {
+  using Wide = WideDouble;
+  using Eight = D8;
+};
+template <class T>
+using Wide = typename Vectors<T>::Wide;
+template <class T>
+using Eight = typename Vectors<T>::Eight;
+template <class T>
+constexpr int kWidth = sizeof(Wide<T>) / sizeof(T);
+
+// A matrix of any strides.
+template <class T>
+struct Matrix {
+  const T* data;
+  int64_t row, column;
+};
+
+// c = a b, or added to it, for R rows and N vectors of columns, after them half a vector where kHalf. Rows of b and c
+// are `padded` apart.
+template <int R, int N, bool kHalf, bool kAdd, class T>
+void multiply_tile(Matrix<T> a, const T* b, int64_t depth, int64_t padded, T* c) {
+  using V = Wide<T>;
+  using H = Eight<T>;
+  constexpr int W = kWidth<T>;
+  V sums[R][N + 1] = {};  // no array of 0
+  H halves[R] = {};
+  if constexpr (kAdd) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) sums[r][n] = load<V>(c + r * padded + n * W);
+      if constexpr (kHalf) halves[r] = load<H>(c + r * padded + N * W);
+    }
+  }
+  for (int64_t k = 0; k < depth; ++k, b += padded, a.data += a.column) {
+    V factors[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) factors[r] = splat<V>(a.data[r * a.row]);
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) {
+      const V column = load<V>(b + n * W);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) sums[r][n] = fma(factors[r], column, sums[r][n]);
+    }
+    if constexpr (kHalf) {
+      const H column = load<H>(b + N * W);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) halves[r] = fma(low_half(factors[r]), column, halves[r]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) store(c + r * padded + n * W, sums[r][n]);
+    if constexpr (kHalf) store(c + r * padded + N * W, halves[r]);
+  }
+}
+
+template <int N, bool kHalf, bool kAdd, class T>
+void multiply_rows(Matrix<T> a, const T* b, int64_t rows, int64_t depth, int64_t padded, T* c) {
+  for (; rows >= kRows; rows -= kRows, a.data += kRows * a.row, c += kRows * padded)
+    multiply_tile<kRows, N, kHalf, kAdd>(a, b, depth, padded, c);
+  if (rows & 2) {
+    multiply_tile<2, N, kHalf, kAdd>(a, b, depth, padded, c);
+    a.data += 2 * a.row;
+    c += 2 * padded;
+  }
+  if (rows & 1) multiply_tile<1, N, kHalf, kAdd>(a, b, depth, padded, c);
+}
+
+// From a number of vectors known at run time to one known to the compiler.
+template <int N, bool kAdd, class T>
+void multiply_some(int64_t vectors, bool half, Matrix<T> a, const T* b, int64_t rows, int64_t depth, int64_t padded,
+                   T* c) {
+  constexpr bool kHasHalf = kWidth<T> > kPad;
+  if constexpr (N > 0) {
+    if (vectors < N) return multiply_some<N - 1, kAdd>(vectors, half, a, b, rows, depth, padded, c);
+    if constexpr (kHasHalf && N < kVectors)
+      if (half) return multiply_rows<N, true, kAdd>(a, b, rows, depth, padded, c);
+    multiply_rows<N, false, kAdd>(a, b, rows, depth, padded, c);
+  } else if constexpr (kHasHalf) {
+    if (half) multiply_rows<0, true, kAdd>(a, b, rows, depth, padded, c);
+  }
+}
+
+// c (rows, padded) = a (rows, depth) times b (depth, padded), or added to c.
+template <bool kAdd, class T>
+void multiply(Matrix<T> a, const T* b, int64_t rows, int64_t depth, int64_t padded, T* c) {
+  constexpr int64_t W = kWidth<T>;
+  const int64_t vectors = (padded + W - 1) / W, parts = (vectors + kVectors - 1) / kVectors;
+  for (int64_t part = 0; part < parts; ++part) {  // of equal size, give or take one
+    const int64_t begin = vectors * part / parts, end = vectors * (part + 1) / parts;
+    const bool half = end * W > padded;
+    multiply_some<kVectors, kAdd>(end - begin - half, half, a, b + begin * W, rows, depth, padded, c + begin * W);
+  }
+}

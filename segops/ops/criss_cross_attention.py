@@ -1,0 +1,108 @@
+"""segops.criss_cross_attention: checks and registration; the work is in the layers that share its name."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import _checks, _registry
+from ..reference import criss_cross_attention as reference
+
+
+def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    r"""Attention of every pixel to its row and its column, without the attention map in memory.
+
+    ``out[n, :, y, x]`` is the mean of ``value`` over the ``H + W - 1`` pixels of row y and column x, weighted by one
+    softmax over the scalar products of ``query[n, :, y, x]`` with their keys: the affinity and aggregation of Huang et
+    al., *CCNet: Criss-Cross Attention for Semantic Segmentation*, 2019. The pixel itself counts once. As there, the
+    products are not divided by ``sqrt(D)``. Code that lets the pixel count twice, in its row and in its column, exists;
+    the order in which old CUDA code lists the path has no bearing on the result.
+
+    Args:
+        query: ``(N, D, H, W)``; float64, float32, bfloat16 or float16 (computed in float32).
+        key: like ``query``.
+        value: ``(N, C, H, W)``, of the dtype of ``query``.
+
+    Returns:
+        ``(N, C, H, W)``, contiguous, in the dtype of ``value`` (float32 inside autocast).
+
+    Differentiable once with respect to ``query``, ``key`` and ``value``. NaN or infinite energies make the pixels NaN
+    whose softmax they enter.
+
+    Raises:
+        TypeError: for what is no dense floating-point tensor, or for different dtypes.
+        ValueError: for shapes or devices that do not fit, or no channels.
+
+    Example:
+        >>> import torch, segops
+        >>> query, key = torch.randn(2, 1, 4, 6, 5)
+        >>> value = torch.randn(1, 8, 6, 5, requires_grad=True)
+        >>> out = segops.criss_cross_attention(query, key, value)
+        >>> out.shape
+        torch.Size([1, 8, 6, 5])
+        >>> out[0, 0, 2, 3].backward()
+        >>> int((value.grad != 0).sum())
+        10
+    """
+    _channels("query", query, "(N, D, H, W)")
+    _channels("key", key, "(N, D, H, W)")
+    _channels("value", value, "(N, C, H, W)")
+    for name, x in (("key", key), ("value", value)):
+        _checks.same_device(name, x, "query", query)
+        if x.dtype != query.dtype:
+            raise TypeError(f"{name}: expected {query.dtype} like query, got {x.dtype}")
+    if key.shape != query.shape:
+        raise ValueError(f"key: expected shape {_checks.shape(query)} like query, got {_checks.shape(key)}")
+    n, _, height, width = query.shape
+    if (value.shape[0], *value.shape[2:]) != (n, height, width):
+        raise ValueError(
+            f"value: expected shape ({n}, C, {height}, {width}) to go with query, got {_checks.shape(value)}"
+        )
+    wide = map(_checks.widened, (query, key, value))
+    return _checks.narrowed(_registry.call(torch.ops.segops.criss_cross_attention, *wide), value)
+
+
+def _channels(name: str, x: Tensor, form: str) -> None:
+    _checks.floating(name, _checks.tensor(name, x, 4, form))
+    if x.shape[1] == 0:
+        raise ValueError(f"{name}: expected at least one channel, got shape {_checks.shape(x)}")
+
+
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _fake(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return _like(value)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs, output)
+
+
+def _backward(ctx, grad: Tensor):
+    return torch.ops.segops.criss_cross_attention_backward(grad, *ctx.saved_tensors)
+
+
+def _fake_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _like(query), _like(key), _like(value)
+
+
+_registry.register(
+    "criss_cross_attention(Tensor query, Tensor key, Tensor value) -> Tensor",
+    file="criss_cross_attention",
+    reference=reference.criss_cross_attention,
+    fake=_fake,
+    backward=_backward,
+    setup_context=_setup_context,
+    batch=(0, 1, 2),
+)
+_registry.register(
+    "criss_cross_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor out)"
+    " -> (Tensor, Tensor, Tensor)",
+    file="criss_cross_attention",
+    reference=reference.criss_cross_attention_backward,
+    fake=_fake_backward,
+)
