@@ -29,6 +29,7 @@ CPU_SOURCES = [
     "csrc/cpu/gaussian_filter_exact.cpp",
     "csrc/cpu/mean_field.cpp",
     "csrc/cpu/dense_crf.cpp",
+    "csrc/cpu/em_attention.cpp",
 ]
 CUDA_SOURCES = ["csrc/cuda/library.cpp", "csrc/cuda/permutohedral_filter.cu", "csrc/cuda/mean_field.cu"]
 HOST_SOURCES = ["csrc/host/host.cpp"]

@@ -91,6 +91,21 @@ def tensors_once(inputs: Inputs) -> int:
     return sum(2 * t.numel() * t.element_size() for t in inputs.values() if isinstance(t, Tensor))
 
 
+def with_gradient(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """The result of a function and the gradients of its inputs, as one vector: half the sum of squares is the loss."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    out = function(*leaves)
+    gradients = torch.autograd.grad(out, leaves, out.detach())
+    return torch.cat([x.detach().flatten() for x in (out, *gradients)])
+
+
+def em_inputs(gradient: bool) -> Inputs:
+    """EMANet's: 512 channels, stride 8 of a crop of 513 pixels, 64 bases."""
+    g = torch.Generator().manual_seed(0)
+    bases = torch.nn.functional.normalize(torch.randn(1, 512, 64, generator=g), dim=1)
+    return {"x": torch.randn(8, 512, 65, 65, generator=g), "bases": bases, "gradient": gradient}
+
+
 VOC = ("coffee",)
 WORKLOADS = (
     Workload("dense_crf", "500x375_21_labels", lambda: scene(VOC, 375, 500, 21, 10), crf_bytes),
@@ -104,6 +119,8 @@ WORKLOADS = (
     Workload("mean_field", "build_500x375_21_labels", lambda: scene(VOC, 375, 500, 21, 0), crf_bytes),
     Workload("permutohedral_filter", "320x240_21_channels", lambda: bilateral(240, 320, 21), tensors_once),
     Workload("gaussian_filter_exact", "160x120_21_channels", lambda: bilateral(120, 160, 21), tensors_once),
+    Workload("em_attention", "8x512x65x65_64_bases", lambda: em_inputs(False), tensors_once),
+    Workload("em_attention", "8x512x65x65_64_bases_unrolled", lambda: em_inputs(True), tensors_once),
     Workload("dense_crf_features", "500x375", lambda: bilateral(375, 500, 1), tensors_once),
 )
 
@@ -156,6 +173,45 @@ def eager_features(inputs: Inputs) -> Callable[[], Tensor]:
     return lambda: dense_crf_features(inputs["image"], [SIGMA_XY] * 2, [SIGMA_RGB] * 3)
 
 
+def em(function: Callable[..., Any]) -> Callable[[Inputs], Callable[[], Tensor]]:
+    """The output of function(x, bases, unrolled), which gives the bases too; or the output and its gradients."""
+
+    def prepare(inputs: Inputs) -> Callable[[], Tensor]:
+        x, bases = inputs["x"], inputs["bases"]
+        if inputs["gradient"]:
+            return lambda: with_gradient(lambda x, bases: function(x, bases, True)[0], x, bases)
+        return lambda: function(x, bases, False)[0]
+
+    return prepare
+
+
+def segops_em(x: Tensor, bases: Tensor, unrolled: bool) -> tuple[Tensor, Tensor]:
+    return segops.em_attention(x, bases, unrolled=unrolled)
+
+
+def eager_em(x: Tensor, bases: Tensor, unrolled: bool) -> tuple[Tensor, Tensor]:
+    """EMANet's loop in plain torch."""
+    with torch.set_grad_enabled(unrolled):
+        n, c, h, w = x.shape
+        flat, mu = x.view(n, c, h * w), bases.repeat(n, 1, 1)
+        for _ in range(3):
+            z = torch.softmax(torch.bmm(flat.mT, mu), 2)
+            mu = torch.bmm(flat, z / (1e-6 + z.sum(1, keepdim=True)))
+            mu = mu / (1e-6 + mu.norm(dim=1, keepdim=True))
+        return torch.bmm(mu, z.mT).view(n, c, h, w), mu
+
+
+def einsum_em(x: Tensor, bases: Tensor, unrolled: bool) -> tuple[Tensor, Tensor]:
+    """mmsegmentation's loop in plain torch."""
+    normalize = torch.nn.functional.normalize
+    with torch.set_grad_enabled(unrolled):
+        flat, mu = x.flatten(2), bases.expand(x.shape[0], -1, -1)
+        for _ in range(3):
+            z = torch.softmax(torch.einsum("bcn,bck->bnk", flat, mu), 2)
+            mu = normalize(torch.einsum("bcn,bnk->bck", flat, normalize(z, dim=1, p=1)), dim=1)
+        return torch.einsum("bck,bnk->bcn", mu, z).view(x.shape), mu
+
+
 PEER = "pydensecrf.densecrf"
 PROVIDERS = (
     Provider("segops", "dense_crf", segops_crf),
@@ -174,6 +230,9 @@ PROVIDERS = (
         lambda inputs: lambda: segops.gaussian_filter_exact(inputs["values"], inputs["features"]),
     ),
     Provider("eager", "gaussian_filter_exact", eager_exact),
+    Provider("segops", "em_attention", em(segops_em)),
+    Provider("eager", "em_attention", em(eager_em)),
+    Provider("einsum", "em_attention", em(einsum_em)),
     Provider(
         "segops",
         "dense_crf_features",
@@ -189,4 +248,6 @@ def oracle(workload: Workload, inputs: Inputs) -> Tensor:
         return segops.dense_crf(inputs["logits"].double(), inputs["image"], iterations=inputs["iterations"])
     if workload.op == "dense_crf_features":
         return torch.ops.segops.dense_crf_features(inputs["image"].double(), [SIGMA_XY] * 2, [SIGMA_RGB] * 3)
+    if workload.op == "em_attention":
+        return em(eager_em)({**inputs, "x": inputs["x"].double(), "bases": inputs["bases"].double()})()
     return getattr(segops, workload.op)(inputs["values"].double(), inputs["features"].double())

@@ -1,11 +1,12 @@
 """The public operators, one file each."""
 
 from .dense_crf import dense_crf
+from .em_attention import em_attention
 from .gaussian_filter_exact import gaussian_filter_exact
 from .mean_field import mean_field
 from .permutohedral_filter import permutohedral_filter
 
-__all__ = ["dense_crf", "gaussian_filter_exact", "mean_field", "permutohedral_filter"]
+__all__ = ["dense_crf", "em_attention", "gaussian_filter_exact", "mean_field", "permutohedral_filter"]
 
 from .. import _registry as _registry
 

@@ -77,6 +77,26 @@ def _image(batch: int, channels: int, height: int, width: int, dtype: torch.dtyp
     return make
 
 
+def _em(batch: int, channels: int, pixels: int, bases: int, shared: bool, *options: Any) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        mu = _randn(g, 1 if shared else batch, channels, bases)
+        return _randn(g, batch, channels, pixels), mu / mu.norm(dim=1, keepdim=True), *options
+
+    return make
+
+
+def _em_backward(batch: int, channels: int, pixels: int, bases: int, shared: bool, eps_mode: str) -> Callable:
+    forward = _em(batch, channels, pixels, bases, shared)
+
+    def make(g: torch.Generator) -> tuple:
+        x, mu = forward(g)
+        history, grad_history = _randn(g, 2, 2, batch, channels, bases, scale=0.3)
+        norms = 1 + torch.rand(2, batch, 2, bases, generator=g, dtype=torch.float64)
+        return _randn(g, *x.shape), grad_history, x, mu, history, norms, eps_mode
+
+    return make
+
+
 _FILTERED = {  # batch, channels, features, points, features shared by the batch
     "plane": (2, 3, 2, 67, False),
     "colour": (1, 21, 5, 50, False),
@@ -115,4 +135,12 @@ CASES: tuple[Case, ...] = (
     Case("dense_crf_features", "float", _image(1, 3, 5, 8, torch.float64), (0,)),
     Case("dense_crf_features", "position_only", _image(1, 0, 5, 8, torch.uint8)),
     Case("dense_crf_features", "empty_batch", _image(0, 3, 5, 8, torch.uint8)),
+    Case("em_attention", "shared", _em(2, 12, 107, 5, True, 3, "add"), (0, 1)),
+    Case("em_attention", "each", _em(2, 5, 33, 4, False, 2, "clamp"), (0, 1)),
+    Case("em_attention", "wide", _em(1, 33, 230, 64, True, 2, "add"), (0, 1)),
+    Case("em_attention", "one_basis", _em(1, 3, 9, 1, False, 1, "add"), (0, 1)),
+    Case("em_attention", "one_pixel", _em(2, 4, 1, 3, True, 2, "clamp"), (0,)),
+    Case("em_attention", "empty_batch", _em(0, 4, 10, 3, True, 2, "add"), (0, 1)),
+    Case("em_attention_backward", "shared", _em_backward(2, 12, 107, 5, True, "add")),
+    Case("em_attention_backward", "each", _em_backward(1, 7, 40, 17, False, "clamp")),
 )
