@@ -30,6 +30,7 @@ CPU_SOURCES = [
     "csrc/cpu/mean_field.cpp",
     "csrc/cpu/dense_crf.cpp",
     "csrc/cpu/em_attention.cpp",
+    "csrc/cpu/encoding.cpp",
 ]
 CUDA_SOURCES = ["csrc/cuda/library.cpp", "csrc/cuda/permutohedral_filter.cu", "csrc/cuda/mean_field.cu"]
 HOST_SOURCES = ["csrc/host/host.cpp"]

@@ -106,6 +106,14 @@ def em_inputs(gradient: bool) -> Inputs:
     return {"x": torch.randn(8, 512, 65, 65, generator=g), "bases": bases, "gradient": gradient}
 
 
+def encoding_inputs(gradient: bool) -> Inputs:
+    """EncNet's: 512 channels, stride 8 of a crop of 480 pixels, 32 codewords, initialised as published."""
+    g = torch.Generator().manual_seed(0)
+    codewords = (2 * torch.rand(32, 512, generator=g) - 1) / (32 * 512) ** 0.5
+    x, scale = torch.randn(4, 512, 60, 60, generator=g), -torch.rand(32, generator=g)
+    return {"x": x, "codewords": codewords, "scale": scale, "gradient": gradient}
+
+
 VOC = ("coffee",)
 WORKLOADS = (
     Workload("dense_crf", "500x375_21_labels", lambda: scene(VOC, 375, 500, 21, 10), crf_bytes),
@@ -121,6 +129,8 @@ WORKLOADS = (
     Workload("gaussian_filter_exact", "160x120_21_channels", lambda: bilateral(120, 160, 21), tensors_once),
     Workload("em_attention", "8x512x65x65_64_bases", lambda: em_inputs(False), tensors_once),
     Workload("em_attention", "8x512x65x65_64_bases_unrolled", lambda: em_inputs(True), tensors_once),
+    Workload("encoding", "4x512x60x60_32_codewords", lambda: encoding_inputs(False), tensors_once),
+    Workload("encoding", "4x512x60x60_32_codewords_backward", lambda: encoding_inputs(True), tensors_once),
     Workload("dense_crf_features", "500x375", lambda: bilateral(375, 500, 1), tensors_once),
 )
 
@@ -212,6 +222,29 @@ def einsum_em(x: Tensor, bases: Tensor, unrolled: bool) -> tuple[Tensor, Tensor]
         return torch.einsum("bck,bnk->bcn", mu, z).view(x.shape), mu
 
 
+def encode(function: Callable[..., Tensor]) -> Callable[[Inputs], Callable[[], Tensor]]:
+    def prepare(inputs: Inputs) -> Callable[[], Tensor]:
+        tensors = inputs["x"], inputs["codewords"], inputs["scale"]
+        return lambda: with_gradient(function, *tensors) if inputs["gradient"] else function(*tensors)
+
+    return prepare
+
+
+def eager_encoding(x: Tensor, codewords: Tensor, scale: Tensor) -> Tensor:
+    """The published formula, with residuals N x P x K x D."""
+    residuals = x.flatten(2).mT[:, :, None] - codewords
+    assignment = torch.softmax(scale * residuals.square().sum(3), 2)
+    return (assignment[..., None] * residuals).sum(1)
+
+
+def expanded_encoding(x: Tensor, codewords: Tensor, scale: Tensor) -> Tensor:
+    """By matrix products, |x|^2 - 2 x c + |c|^2: what one would write who knows of the memory."""
+    x = x.flatten(2)
+    squares = x.square().sum(1)[..., None] - 2 * (x.mT @ codewords.T) + codewords.square().sum(1)
+    assignment = torch.softmax(scale * squares, 2)
+    return (x @ assignment).mT - assignment.sum(1)[..., None] * codewords
+
+
 PEER = "pydensecrf.densecrf"
 PROVIDERS = (
     Provider("segops", "dense_crf", segops_crf),
@@ -233,6 +266,9 @@ PROVIDERS = (
     Provider("segops", "em_attention", em(segops_em)),
     Provider("eager", "em_attention", em(eager_em)),
     Provider("einsum", "em_attention", em(einsum_em)),
+    Provider("segops", "encoding", encode(segops.encoding)),
+    Provider("eager", "encoding", encode(eager_encoding)),
+    Provider("expanded", "encoding", encode(expanded_encoding)),
     Provider(
         "segops",
         "dense_crf_features",
@@ -248,6 +284,7 @@ def oracle(workload: Workload, inputs: Inputs) -> Tensor:
         return segops.dense_crf(inputs["logits"].double(), inputs["image"], iterations=inputs["iterations"])
     if workload.op == "dense_crf_features":
         return torch.ops.segops.dense_crf_features(inputs["image"].double(), [SIGMA_XY] * 2, [SIGMA_RGB] * 3)
-    if workload.op == "em_attention":
-        return em(eager_em)({**inputs, "x": inputs["x"].double(), "bases": inputs["bases"].double()})()
+    if workload.op in ("em_attention", "encoding"):
+        function = em(eager_em) if workload.op == "em_attention" else encode(expanded_encoding)
+        return function({k: v.double() if isinstance(v, Tensor) else v for k, v in inputs.items()})()
     return getattr(segops, workload.op)(inputs["values"].double(), inputs["features"].double())

@@ -14,6 +14,7 @@ from ._version import __version__
 _HOME = {
     "dense_crf": "ops",
     "em_attention": "ops",
+    "encoding": "ops",
     "gaussian_filter_exact": "ops",
     "mean_field": "ops",
     "permutohedral_filter": "ops",

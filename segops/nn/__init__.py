@@ -2,5 +2,6 @@
 
 from .dense_crf import DenseCRF
 from .em_attention import EMAttention
+from .encoding import Encoding
 
-__all__ = ["DenseCRF", "EMAttention"]
+__all__ = ["DenseCRF", "EMAttention", "Encoding"]

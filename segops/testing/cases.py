@@ -97,6 +97,15 @@ def _em_backward(batch: int, channels: int, pixels: int, bases: int, shared: boo
     return make
 
 
+def _encoding(batch: int, channels: int, pixels: int, codes: int, grad: bool = False) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        scale = -0.5 * torch.rand(codes, generator=g, dtype=torch.float64) / channels**0.5
+        inputs = _randn(g, batch, channels, pixels), _randn(g, codes, channels, scale=0.7), scale
+        return (_randn(g, batch, codes, channels), *inputs) if grad else inputs
+
+    return make
+
+
 _FILTERED = {  # batch, channels, features, points, features shared by the batch
     "plane": (2, 3, 2, 67, False),
     "colour": (1, 21, 5, 50, False),
@@ -143,4 +152,11 @@ CASES: tuple[Case, ...] = (
     Case("em_attention", "empty_batch", _em(0, 4, 10, 3, True, 2, "add"), (0, 1)),
     Case("em_attention_backward", "shared", _em_backward(2, 12, 107, 5, True, "add")),
     Case("em_attention_backward", "each", _em_backward(1, 7, 40, 17, False, "clamp")),
+    Case("encoding", "plain", _encoding(2, 12, 107, 5), (0, 1, 2)),
+    Case("encoding", "wide", _encoding(1, 70, 130, 33), (0, 1, 2)),
+    Case("encoding", "one_codeword", _encoding(2, 3, 20, 1), (0, 1)),
+    Case("encoding", "one_pixel", _encoding(1, 5, 1, 4), (0, 1, 2)),
+    Case("encoding", "empty_batch", _encoding(0, 4, 10, 3), (0, 1, 2)),
+    Case("encoding_backward", "plain", _encoding(2, 12, 107, 5, True)),
+    Case("encoding_backward", "wide", _encoding(1, 70, 30, 17, True)),
 )

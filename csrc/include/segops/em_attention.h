@@ -13,16 +13,14 @@
 #include "segops/buffer.h"
 #include "segops/isa.h"
 #include "segops/parallel.h"
+#include "segops/tile.h"
 
 namespace segops::em {
-
-constexpr int kTile = 96;   // pixels: with 512 channels 192 KiB in float32
-constexpr int kLanes = 16;  // bases are padded to whole vectors of every instruction set
 
 struct Sizes {
   int64_t channels, pixels, bases, lanes;
   Sizes(int64_t channels, int64_t pixels, int64_t bases)
-      : channels(channels), pixels(pixels), bases(bases), lanes((bases + kLanes - 1) / kLanes * kLanes) {}
+      : channels(channels), pixels(pixels), bases(bases), lanes(padded_lanes(bases)) {}
 };
 
 // What a thread needs: tiles, and its sums over pixels.
@@ -77,13 +75,11 @@ class Image {
   Image(int64_t channels, int64_t pixels, int64_t bases, bool added, Parallel& parallel)
       : s_(channels, pixels, bases),
         divisor_{added},
-        parallel_(parallel),
+        tiles_(pixels, parallel),
         transposed_(2 * bases * channels),
         moments_(channels * bases),
         sums_(bases) {
-    const int64_t tiles = (pixels + kTile - 1) / kTile;
-    threads_ = int(std::min<int64_t>(tiles, parallel.threads()));
-    for (int i = 0; i < threads_; ++i) work_.emplace_back(s_);
+    for (int i = 0; i < tiles_.threads(); ++i) work_.emplace_back(s_);
     if (bases > channels) spare_ = Buffer<T>(bases * pixels);
   }
 
@@ -97,7 +93,7 @@ class Image {
       mu = history;
     }
     transpose(mu, transposed_.data());
-    each_thread([&](int i, int64_t begin, int64_t end) {
+    tiles_.run([&](int i, int64_t begin, int64_t end) {
       SEGOPS_BY_ISA(reconstruct_tiles<T>)(s_, transposed_.data(), z, out, begin, end, work_[i]);
     });
   }
@@ -117,7 +113,7 @@ class Image {
       const Step<T> step{
           x,     first ? grad : nullptr, before(t), last, moments_.data(), sums_.data(), transposed_.data(), grad_x,
           !first};
-      each_thread([&](int i, int64_t begin, int64_t end) {
+      tiles_.run([&](int i, int64_t begin, int64_t end) {
         work_[i].clear();
         SEGOPS_BY_ISA(differentiate_tiles<T>)(s_, step, begin, end, work_[i]);
       });
@@ -127,17 +123,8 @@ class Image {
   }
 
  private:
-  template <class Body>
-  void each_thread(const Body& body) {
-    const int64_t tiles = (s_.pixels + kTile - 1) / kTile;
-    parallel_.run(threads_, [&](int i) {
-      body(i, Parallel::cut(tiles, i, threads_) * kTile,
-           std::min(s_.pixels, Parallel::cut(tiles, i + 1, threads_) * kTile));
-    });
-  }
-
   void accumulate(const T* x, const T* y, const T* mu, T* keep) {
-    each_thread([&](int i, int64_t begin, int64_t end) {
+    tiles_.run([&](int i, int64_t begin, int64_t end) {
       work_[i].clear();
       SEGOPS_BY_ISA(accumulate_tiles<T>)(s_, x, y, mu, begin, end, work_[i], keep);
     });
@@ -146,7 +133,7 @@ class Image {
 
   // All threads' sums into the first one's.
   void merge() {
-    for (int i = 1; i < threads_; ++i) {
+    for (int i = 1; i < tiles_.threads(); ++i) {
       for (int64_t j = 0; j < work_[0].total.size(); ++j) work_[0].total[j] += work_[i].total[j];
       for (int64_t j = 0; j < work_[0].sums.size(); ++j) work_[0].sums[j] += work_[i].sums[j];
     }
@@ -202,8 +189,7 @@ class Image {
 
   Sizes s_;
   Divisor divisor_;
-  Parallel& parallel_;
-  int threads_;
+  Tiles tiles_;
   std::vector<Work<T>> work_;
   Buffer<T> transposed_, moments_, sums_, spare_;
 };

@@ -11,14 +11,12 @@ void accumulate_tiles(const Sizes& s, const T* x, const T* y, const T* mu, int64
     const int count = int(end - p < kTile ? end - p : kTile);
     pack_tile(x + p, s.pixels, s.channels, count, work.x.data());
     T* z = work.z.data();
-    multiply_tile<T, Product::kByColumn>(s.bases, count, mu, s.bases, work.x.data(), kTile, s.channels, z, kTile,
-                                         false);
+    multiply_columns<T>(s.bases, count, mu, s.bases, work.x.data(), s.channels, z, kTile, false);
     softmax_tile(z, s.bases, count);
     if (keep) unpack_tile(z, s.bases, count, keep + p, s.pixels, false);
     transpose_tile(z, s.bases, count, s.lanes, work.columns.data(), work.sums.data());
     if (y != x) pack_tile(y + p, s.pixels, s.channels, count, work.x.data());
-    multiply_tile<T, Product::kByRow>(s.channels, s.lanes, work.x.data(), 0, work.columns.data(), s.lanes, count,
-                                      work.total.data(), s.lanes, true);
+    multiply_tile<T>(s.channels, s.lanes, work.x.data(), work.columns.data(), count, work.total.data());
   }
 }
 
@@ -30,8 +28,8 @@ void reconstruct_tiles(const Sizes& s, const T* mu_transposed, const T* z, T* ou
     const int count = int(end - p < kTile ? end - p : kTile);
     pack_tile(z + p, s.pixels, s.bases, count, work.z.data());
     const bool whole = count == kTile;  // else vectors would write beyond the tile
-    multiply_tile<T, Product::kByColumn>(s.channels, count, mu_transposed, s.channels, work.z.data(), kTile, s.bases,
-                                         whole ? out + p : work.x.data(), whole ? s.pixels : kTile, false);
+    multiply_columns<T>(s.channels, count, mu_transposed, s.channels, work.z.data(), s.bases,
+                        whole ? out + p : work.x.data(), whole ? s.pixels : kTile, false);
     if (!whole) unpack_tile(work.x.data(), s.channels, count, out + p, s.pixels, false);
   }
 }
@@ -44,22 +42,18 @@ void differentiate_tiles(const Sizes& s, const Step<T>& step, int64_t begin, int
     const int count = int(end - p < kTile ? end - p : kTile);
     if (step.grad) {
       pack_tile(step.grad + p, s.pixels, s.channels, count, tile);
-      multiply_tile<T, Product::kByColumn>(s.bases, count, step.last, s.bases, tile, kTile, s.channels, u, kTile,
-                                           false);
+      multiply_columns<T>(s.bases, count, step.last, s.bases, tile, s.channels, u, kTile, false);
     }
     pack_tile(step.x + p, s.pixels, s.channels, count, tile);
-    multiply_tile<T, Product::kByColumn>(s.bases, count, step.mu, s.bases, tile, kTile, s.channels, z, kTile, false);
+    multiply_columns<T>(s.bases, count, step.mu, s.bases, tile, s.channels, z, kTile, false);
     softmax_tile(z, s.bases, count);
-    multiply_tile<T, Product::kByColumn>(s.bases, count, step.moments, s.bases, tile, kTile, s.channels, u, kTile,
-                                         step.grad != nullptr);
+    multiply_columns<T>(s.bases, count, step.moments, s.bases, tile, s.channels, u, kTile, step.grad != nullptr);
     for (int64_t k = 0; k < s.bases; ++k)
       for (int i = 0; i < kTile; ++i) u[k * kTile + i] += step.sums[k];
     softmax_backward_tile(z, u, s.bases, count);
     transpose_tile(u, s.bases, count, s.lanes, work.columns.data(), work.sums.data());
-    multiply_tile<T, Product::kByRow>(s.channels, s.lanes, tile, 0, work.columns.data(), s.lanes, count,
-                                      work.total.data(), s.lanes, true);
-    multiply_tile<T, Product::kByColumn>(s.channels, count, step.coefficients, s.channels, z, kTile, 2 * s.bases, tile,
-                                         kTile, false);
+    multiply_tile<T>(s.channels, s.lanes, tile, work.columns.data(), count, work.total.data());
+    multiply_columns<T>(s.channels, count, step.coefficients, s.channels, z, 2 * s.bases, tile, kTile, false);
     unpack_tile(tile, s.channels, count, step.grad_x + p, s.pixels, step.add);
   }
 }

@@ -56,69 +56,74 @@ template <class T>
 constexpr int kTileWidth = sizeof(Tv<T>) / sizeof(T);
 static_assert(kTile % (2 * kTileWidth<float>) == 0 && kTile % (2 * kTileWidth<double>) == 0);
 
-// Which products: the coefficients a lie as [depth][row] with a stride of rows, or as [row][depth] in a tile; kSquares
-// sums (b - a)^2 in place of a b.
-enum class Product { kByColumn, kByRow, kSquares };
-
-// out[row][lane] (+)= sum over depth of a[depth][row] b[depth][lane], for R rows and V vectors.
-template <class T, Product kKind, int R, int V>
-void multiply_block(const T* a, int64_t a_stride, const T* b, int64_t b_stride, int64_t depth, T* out,
-                    int64_t out_stride, bool add) {
+// block.run<R, V>(row, column) for blocks of R rows, at most kMost, by V vectors, over all rows and all columns up to
+// the next multiple of a vector: from numbers known at run time to ones known to the compiler.
+template <int R, int V, class Block>
+void run_rows(int64_t rows, const Block& block, int64_t row, int64_t column) {
+  if (rows == R)
+    block.template run<R, V>(row, column);
+  else if constexpr (R > 1)
+    run_rows<R - 1, V>(rows, block, row, column);
+}
+template <class T, int kMost, class Block>
+void each_block(int64_t rows, int64_t columns, const Block& block) {
   constexpr int W = kTileWidth<T>;
-  Tv<T> sums[R][V] = {};
-  for (int64_t l = 0; l < depth; ++l, b += b_stride) {
-    Tv<T> values[V];
+  const int64_t parts = (rows + kMost - 1) / kMost;  // of equal size, give or take one
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t row = rows * part / parts, count = rows * (part + 1) / parts - row;
+    int64_t at = 0;
+    for (; at + W < columns; at += 2 * W) run_rows<kMost, 2>(count, block, row, at);
+    if (at < columns) run_rows<kMost, 1>(count, block, row, at);
+  }
+}
+
+// out[row][lane] (+)= sum over depth of a b[depth][lane]; the coefficients a lie as [depth][row] with a stride, or as
+// [row][depth] in a tile.
+template <class T, bool kByRow>
+struct Multiply {
+  const T* a;
+  int64_t a_stride;
+  const T* b;
+  int64_t b_stride, depth;
+  T* out;
+  int64_t out_stride;
+  bool add;
+
+  template <int R, int V>
+  void run(int64_t row, int64_t column) const {
+    constexpr int W = kTileWidth<T>;
+    const T *from = kByRow ? a + row * kTile : a + row, *values = b + column;
+    Tv<T> sums[R][V] = {};
+    for (int64_t l = 0; l < depth; ++l, values += b_stride) {
+      Tv<T> y[V];
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) values[v] = load<Tv<T>>(b + v * W);
+      for (int v = 0; v < V; ++v) y[v] = load<Tv<T>>(values + v * W);
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const Tv<T> x = splat<Tv<T>>(kKind == Product::kByRow ? a[r * kTile + l] : a[l * a_stride + r]);
+      for (int r = 0; r < R; ++r) {
+        const Tv<T> x = splat<Tv<T>>(kByRow ? from[r * kTile + l] : from[l * a_stride + r]);
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) {
-        if constexpr (kKind == Product::kSquares)
-          sums[r][v] = fma(values[v] - x, values[v] - x, sums[r][v]);
-        else
-          sums[r][v] = fma(x, values[v], sums[r][v]);
+        for (int v = 0; v < V; ++v) sums[r][v] = fma(x, y[v], sums[r][v]);
       }
     }
-  }
+    T* to = out + row * out_stride + column;
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) {
-      T* to = out + r * out_stride + v * W;
-      store(to, add ? load<Tv<T>>(to) + sums[r][v] : sums[r][v]);
-    }
-}
-
-// From a number of rows known at run time to one known to the compiler.
-template <class T, Product kKind, int R, int V>
-void multiply_rows(int64_t rows, const T* a, int64_t a_stride, const T* b, int64_t b_stride, int64_t depth, T* out,
-                   int64_t out_stride, bool add) {
-  if (rows == R)
-    multiply_block<T, kKind, R, V>(a, a_stride, b, b_stride, depth, out, out_stride, add);
-  else if constexpr (R > 1)
-    multiply_rows<T, kKind, R - 1, V>(rows, a, a_stride, b, b_stride, depth, out, out_stride, add);
-}
-
-// out[row][column] for all rows, and columns up to the next multiple of a vector.
-template <class T, Product kKind>
-void multiply_tile(int64_t rows, int64_t columns, const T* a, int64_t a_stride, const T* b, int64_t b_stride,
-                   int64_t depth, T* out, int64_t out_stride, bool add) {
-  constexpr int W = kTileWidth<T>;
-  const int64_t parts = (rows + kProductRows - 1) / kProductRows;  // of equal size, give or take one
-  for (int64_t part = 0; part < parts; ++part) {
-    const int64_t r = rows * part / parts, count = rows * (part + 1) / parts - r;
-    const T* from = a + (kKind == Product::kByRow ? r * kTile : r);
-    T* to = out + r * out_stride;
-    int64_t at = 0;
-    for (; at + W < columns; at += 2 * W)
-      multiply_rows<T, kKind, kProductRows, 2>(count, from, a_stride, b + at, b_stride, depth, to + at, out_stride,
-                                               add);
-    if (at < columns)
-      multiply_rows<T, kKind, kProductRows, 1>(count, from, a_stride, b + at, b_stride, depth, to + at, out_stride,
-                                               add);
+      for (int v = 0; v < V; ++v) {
+        T* place = to + r * out_stride + v * W;
+        store(place, add ? load<Tv<T>>(place) + sums[r][v] : sums[r][v]);
+      }
   }
+};
+
+template <class T>
+void multiply_columns(int64_t rows, int64_t columns, const T* a, int64_t a_stride, const T* b, int64_t depth, T* out,
+                      int64_t out_stride, bool add) {
+  each_block<T, kProductRows>(rows, columns, Multiply<T, false>{a, a_stride, b, kTile, depth, out, out_stride, add});
+}
+template <class T>
+void multiply_tile(int64_t rows, int64_t lanes, const T* tile, const T* b, int64_t depth, T* total) {
+  each_block<T, kProductRows>(rows, lanes, Multiply<T, true>{tile, 0, b, lanes, depth, total, lanes, true});
 }
 
 // `count` columns of a matrix into a tile, zeros in the rest of the last vector.
