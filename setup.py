@@ -38,6 +38,8 @@ CPU_SOURCES = [
     "csrc/cpu/topk_uncertain_grid.cpp",
     "csrc/cpu/subdivide.cpp",
     "csrc/cpu/uncertain_points.cpp",
+    "csrc/cpu/em_attention.cpp",
+    "csrc/cpu/encoding.cpp",
 ]
 CUDA_SOURCES = [
     "csrc/cuda/library.cpp",

@@ -14,6 +14,8 @@ from ._version import __version__
 _HOME = {
     "criss_cross_attention": "ops",
     "dense_crf": "ops",
+    "em_attention": "ops",
+    "encoding": "ops",
     "gaussian_filter_exact": "ops",
     "lovasz_grad": "ops",
     "lovasz_hinge": "ops",

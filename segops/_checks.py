@@ -49,6 +49,14 @@ def logit_map(name: str, x: Any) -> Tensor:
     return x
 
 
+def pixels(name: str, x: Any) -> Tensor:
+    """A floating (N, C, H, W) or (N, C, P) with at least one channel and one pixel."""
+    x = floating(name, tensor(name, x, 3 if isinstance(x, Tensor) and x.dim() == 3 else 4, "(N, C, H, W) or (N, C, P)"))
+    if 0 in x.shape[1:]:
+        raise ValueError(f"{name}: expected at least one channel and one pixel, got shape {shape(x)}")
+    return x
+
+
 def same_device(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
     """Two tensors that live together."""
     if x.device != other.device:

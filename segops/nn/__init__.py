@@ -2,5 +2,7 @@
 
 from .criss_cross_attention import CrissCrossAttention
 from .dense_crf import DenseCRF
+from .em_attention import EMAttention
+from .encoding import Encoding
 
-__all__ = ["CrissCrossAttention", "DenseCRF"]
+__all__ = ["CrissCrossAttention", "DenseCRF", "EMAttention", "Encoding"]

@@ -2,6 +2,8 @@
 
 from .criss_cross_attention import criss_cross_attention
 from .dense_crf import dense_crf
+from .em_attention import em_attention
+from .encoding import encoding
 from .gaussian_filter_exact import gaussian_filter_exact
 from .lovasz_grad import lovasz_grad
 from .lovasz_hinge import lovasz_hinge
@@ -17,6 +19,8 @@ from .uncertain_points import uncertain_points
 __all__ = [
     "criss_cross_attention",
     "dense_crf",
+    "em_attention",
+    "encoding",
     "gaussian_filter_exact",
     "lovasz_grad",
     "lovasz_hinge",

@@ -92,6 +92,14 @@ def _softmax_loss(batch: int, channels: int, points: int, weighted: bool, *optio
     return make
 
 
+def _em(batch: int, channels: int, pixels: int, bases: int, shared: bool, *options: Any) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        mu = _randn(g, 1 if shared else batch, channels, bases)
+        return _randn(g, batch, channels, pixels), mu / mu.norm(dim=1, keepdim=True), *options
+
+    return make
+
+
 def _hinge_loss(batch: int, points: int, per_image: bool) -> Callable:
     return lambda g: (_randn(g, batch, points), _labels(g, 2, batch, points), per_image, 255)
 
@@ -111,11 +119,32 @@ def _points(batch: int, points: int, *maps: tuple[int, int, int], mode: str, pad
     return make
 
 
+def _em_backward(batch: int, channels: int, pixels: int, bases: int, shared: bool, eps_mode: str) -> Callable:
+    forward = _em(batch, channels, pixels, bases, shared)
+
+    def make(g: torch.Generator) -> tuple:
+        x, mu = forward(g)
+        history, grad_history = _randn(g, 2, 2, batch, channels, bases, scale=0.3)
+        norms = 1 + torch.rand(2, batch, 2, bases, generator=g, dtype=torch.float64)
+        return _randn(g, *x.shape), grad_history, x, mu, history, norms, eps_mode
+
+    return make
+
+
 def _criss_cross(batch: int, dims: int, channels: int, height: int, width: int, backward: bool = False) -> Callable:
     def make(g: torch.Generator) -> tuple:
         small, large = (batch, dims, height, width), (batch, channels, height, width)
         shapes = (large, small, small, large, large) if backward else (small, small, large)
         return tuple(_randn(g, *shape) for shape in shapes)
+
+    return make
+
+
+def _encoding(batch: int, channels: int, pixels: int, codes: int, grad: bool = False) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        scale = -0.5 * torch.rand(codes, generator=g, dtype=torch.float64) / channels**0.5
+        inputs = _randn(g, batch, channels, pixels), _randn(g, codes, channels, scale=0.7), scale
+        return (_randn(g, batch, codes, channels), *inputs) if grad else inputs
 
     return make
 
@@ -284,4 +313,19 @@ CASES: tuple[Case, ...] = (
     Case("uncertain_points", "one_cell", _candidates(1, 4, 1, 1, 12, 3, 4)),
     Case("uncertain_points", "no_candidates", _candidates(2, 4, 3, 5, 0, 3, 0)),
     Case("uncertain_points", "empty_batch", _candidates(0, 4, 3, 3, 10, 1, 5)),
+    Case("em_attention", "shared", _em(2, 12, 107, 5, True, 3, "add"), (0, 1)),
+    Case("em_attention", "each", _em(2, 5, 33, 4, False, 2, "clamp"), (0, 1)),
+    Case("em_attention", "wide", _em(1, 33, 230, 64, True, 2, "add"), (0, 1)),
+    Case("em_attention", "one_basis", _em(1, 3, 9, 1, False, 1, "add"), (0, 1)),
+    Case("em_attention", "one_pixel", _em(2, 4, 1, 3, True, 2, "clamp"), (0,)),
+    Case("em_attention", "empty_batch", _em(0, 4, 10, 3, True, 2, "add"), (0, 1)),
+    Case("em_attention_backward", "shared", _em_backward(2, 12, 107, 5, True, "add")),
+    Case("em_attention_backward", "each", _em_backward(1, 7, 40, 17, False, "clamp")),
+    Case("encoding", "plain", _encoding(2, 12, 107, 5), (0, 1, 2)),
+    Case("encoding", "wide", _encoding(1, 70, 130, 33), (0, 1, 2)),
+    Case("encoding", "one_codeword", _encoding(2, 3, 20, 1), (0, 1)),
+    Case("encoding", "one_pixel", _encoding(1, 5, 1, 4), (0, 1, 2)),
+    Case("encoding", "empty_batch", _encoding(0, 4, 10, 3), (0, 1, 2)),
+    Case("encoding_backward", "plain", _encoding(2, 12, 107, 5, True)),
+    Case("encoding_backward", "wide", _encoding(1, 70, 30, 17, True)),
 )

@@ -1,0 +1,128 @@
+"""Rows of EM attention and of the encoding layer, at the sizes of EMANet and EncNet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from bench_types import Inputs, Provider, Workload, doubled, tensors_once
+from torch import Tensor
+
+import segops
+
+
+def with_gradient(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
+    """The result of a function and the gradients of all its inputs, where half the sum of squares is the loss."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    out = function(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, out.detach())]
+
+
+def em_inputs(gradient: bool) -> Inputs:
+    """EMANet's: 512 channels, stride 8 of a crop of 513 pixels, 64 bases."""
+    g = torch.Generator().manual_seed(0)
+    bases = torch.nn.functional.normalize(torch.randn(1, 512, 64, generator=g), dim=1)
+    return {"x": torch.randn(8, 512, 65, 65, generator=g), "bases": bases, "gradient": gradient}
+
+
+def encoding_inputs(gradient: bool) -> Inputs:
+    """EncNet's: 512 channels, stride 8 of a crop of 480 pixels, 32 codewords, initialised as published."""
+    g = torch.Generator().manual_seed(0)
+    codewords = (2 * torch.rand(32, 512, generator=g) - 1) / (32 * 512) ** 0.5
+    x, scale = torch.randn(4, 512, 60, 60, generator=g), -torch.rand(32, generator=g)
+    return {"x": x, "codewords": codewords, "scale": scale, "gradient": gradient}
+
+
+def em(function: Callable[..., Any]) -> Callable[[Inputs], Callable[[], Any]]:
+    """The output of function(x, bases, unrolled), which gives the bases too; or the output and its gradients."""
+
+    def prepare(inputs: Inputs) -> Callable[[], Any]:
+        x, bases = inputs["x"], inputs["bases"]
+        if inputs["gradient"]:
+            return lambda: with_gradient(lambda x, bases: function(x, bases, True)[0], x, bases)
+        return lambda: function(x, bases, False)[0]
+
+    return prepare
+
+
+def segops_em(x: Tensor, bases: Tensor, unrolled: bool) -> tuple[Tensor, Tensor]:
+    return segops.em_attention(x, bases, unrolled=unrolled)
+
+
+def eager_em(x: Tensor, bases: Tensor, unrolled: bool) -> tuple[Tensor, Tensor]:
+    """EMANet's loop in plain torch."""
+    with torch.set_grad_enabled(unrolled):
+        n, c, h, w = x.shape
+        flat, mu = x.view(n, c, h * w), bases.repeat(n, 1, 1)
+        for _ in range(3):
+            z = torch.softmax(torch.bmm(flat.mT, mu), 2)
+            mu = torch.bmm(flat, z / (1e-6 + z.sum(1, keepdim=True)))
+            mu = mu / (1e-6 + mu.norm(dim=1, keepdim=True))
+        return torch.bmm(mu, z.mT).view(n, c, h, w), mu
+
+
+def einsum_em(x: Tensor, bases: Tensor, unrolled: bool) -> tuple[Tensor, Tensor]:
+    """mmsegmentation's loop in plain torch."""
+    normalize = torch.nn.functional.normalize
+    with torch.set_grad_enabled(unrolled):
+        flat, mu = x.flatten(2), bases.expand(x.shape[0], -1, -1)
+        for _ in range(3):
+            z = torch.softmax(torch.einsum("bcn,bck->bnk", flat, mu), 2)
+            mu = normalize(torch.einsum("bcn,bnk->bck", flat, normalize(z, dim=1, p=1)), dim=1)
+        return torch.einsum("bck,bnk->bcn", mu, z).view(x.shape), mu
+
+
+def encode(function: Callable[..., Tensor]) -> Callable[[Inputs], Callable[[], Any]]:
+    def prepare(inputs: Inputs) -> Callable[[], Any]:
+        tensors = inputs["x"], inputs["codewords"], inputs["scale"]
+        return lambda: with_gradient(function, *tensors) if inputs["gradient"] else function(*tensors)
+
+    return prepare
+
+
+def eager_encoding(x: Tensor, codewords: Tensor, scale: Tensor) -> Tensor:
+    """The published formula, with residuals N x P x K x D."""
+    residuals = x.flatten(2).mT[:, :, None] - codewords
+    assignment = torch.softmax(scale * residuals.square().sum(3), 2)
+    return (assignment[..., None] * residuals).sum(1)
+
+
+def expanded_encoding(x: Tensor, codewords: Tensor, scale: Tensor) -> Tensor:
+    """By matrix products, |x|^2 - 2 x c + |c|^2: what one would write who knows of the memory."""
+    x = x.flatten(2)
+    squares = x.square().sum(1)[..., None] - 2 * (x.mT @ codewords.T) + codewords.square().sum(1)
+    assignment = torch.softmax(scale * squares, 2)
+    return (x @ assignment).mT - assignment.sum(1)[..., None] * codewords
+
+
+def exact_em(inputs: Inputs) -> Any:
+    return em(eager_em)(doubled(inputs))()
+
+
+def exact_encoding(inputs: Inputs) -> Any:
+    return encode(expanded_encoding)(doubled(inputs))()
+
+
+WORKLOADS = (
+    Workload("em_attention", "8x512x65x65_64_bases", lambda: em_inputs(False), tensors_once, exact_em),
+    Workload("em_attention", "8x512x65x65_64_bases_unrolled", lambda: em_inputs(True), tensors_once, exact_em),
+    Workload("encoding", "4x512x60x60_32_codewords", lambda: encoding_inputs(False), tensors_once, exact_encoding),
+    Workload(
+        "encoding",
+        "4x512x60x60_32_codewords_forward_backward",
+        lambda: encoding_inputs(True),
+        tensors_once,
+        exact_encoding,
+        threads=(2,),
+    ),
+)
+
+PROVIDERS = (
+    Provider("segops", "em_attention", em(segops_em)),
+    Provider("eager", "em_attention", em(eager_em)),
+    Provider("einsum", "em_attention", em(einsum_em)),
+    Provider("segops", "encoding", encode(segops.encoding)),
+    Provider("eager", "encoding", encode(eager_encoding)),
+    Provider("expanded", "encoding", encode(expanded_encoding)),
+)

@@ -1,0 +1,176 @@
+"""The encoding layer on a GPU: residuals from codewords, never N x P x K x D in memory.
+
+Idea. A program has a block of pixels. Squared distances from all codewords are summed over the channels in registers,
+one channel at a time, from explicit differences (no |x|^2 - 2 x c + |c|^2, which cancels). The softmax of these
+multiplies the pixels, out of the cache, and the program writes its part of the sums, which torch adds, without atomics,
+so that results repeat. Back, a program makes distances and assignments again, and the gradients of both; the products
+that make the gradients of pixels and codewords are torch's own.
+
+What is summed by products is first centred on the mean codeword: a residual does not change by that, and a common
+offset of pixels and codewords can not drown it.
+
+Memory. x is read in whatever layout it has. The parts take D K numbers for each block of pixels, the way back 2 P K and
+a copy of x. float32 is split into three TF32 products, which keeps about 22 bits; float64 does without tensor cores.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def product(a, b):
+    """a (I, K) times b (K, J) in the precision of the sums."""
+    if a.dtype == tl.float64:
+        out = tl.sum(a[:, :, None] * b[None, :, :], axis=1)
+    else:
+        out = tl.dot(a, b, input_precision="tf32x3")
+    return out
+
+
+@triton.jit
+def softmax(s, p, k, pixels, count):
+    """Over the codewords; 0 for what is no codeword or no pixel."""
+    s = tl.where((k < count)[None, :], s, float("-inf"))
+    a = tl.exp(s - tl.max(s, axis=1)[:, None])
+    a = a / tl.sum(a, axis=1)[:, None]
+    return tl.where((p < pixels)[:, None], a, 0.0)
+
+
+@triton.jit
+def encode_kernel(
+    x, codes, scale, mean, parts, sums, pixels, blocks, channels, count, x_n, x_d, x_p,
+    PIXELS: tl.constexpr, CHANNELS: tl.constexpr, CODES: tl.constexpr,
+):  # fmt: skip
+    """A block's part of centred x times assignment (N, blocks, D, K) and of the sums of assignments; codes (D, K)."""
+    block = tl.program_id(0).to(tl.int64)
+    item = block // blocks
+    p = block % blocks * PIXELS + tl.arange(0, PIXELS)
+    k = tl.arange(0, CODES)
+    x += item * x_n
+    squares = tl.zeros([PIXELS, CODES], x.dtype.element_ty)
+    pixel = x + p * x_p
+    for _ in range(channels):
+        value = tl.load(pixel, mask=p < pixels, other=0.0)
+        residual = value[:, None] - tl.load(codes + k, mask=k < count, other=0.0)[None, :]
+        squares += residual * residual
+        pixel += x_d
+        codes += count
+    a = softmax(squares * tl.load(scale + k, mask=k < count, other=0.0)[None, :], p, k, pixels, count)
+    tl.store(sums + block * count + k, tl.sum(a, axis=0), mask=k < count)
+    parts += block * channels * count + k[None, :]
+    for first in range(0, channels, CHANNELS):
+        d = first + tl.arange(0, CHANNELS).to(tl.int64)
+        mask = (d < channels)[:, None] & (p < pixels)[None, :]
+        value = tl.load(x + d[:, None] * x_d + p[None, :] * x_p, mask=mask, other=0.0)
+        value -= tl.load(mean + d, mask=d < channels, other=0.0)[:, None]
+        tl.store(parts + d[:, None] * count, product(value, a), mask=(d < channels)[:, None] & (k < count)[None, :])
+
+
+@triton.jit
+def differentiate_kernel(
+    grad, x, codes, scale, both, scales, pixels, blocks, channels, count, x_n, x_d, x_p,
+    PIXELS: tl.constexpr, CODES: tl.constexpr,
+):  # fmt: skip
+    """Assignments and pulls (the gradients of squared distances, doubled) to `both` (N, P, 2 K), and a block's part of
+    the gradient of the scale (N, blocks, K); grad (N, D, K), codes (D, K)."""
+    block = tl.program_id(0).to(tl.int64)
+    item = block // blocks
+    p = block % blocks * PIXELS + tl.arange(0, PIXELS)
+    k = tl.arange(0, CODES)
+    x += item * x_n
+    grad += item * channels * count
+    squares = tl.zeros([PIXELS, CODES], x.dtype.element_ty)
+    slope = tl.zeros([PIXELS, CODES], x.dtype.element_ty)
+    x += p * x_p
+    for _ in range(channels):
+        value = tl.load(x, mask=p < pixels, other=0.0)
+        residual = value[:, None] - tl.load(codes + k, mask=k < count, other=0.0)[None, :]
+        squares += residual * residual
+        slope += residual * tl.load(grad + k, mask=k < count, other=0.0)[None, :]
+        x += x_d
+        codes += count
+        grad += count
+    s = tl.load(scale + k, mask=k < count, other=0.0)[None, :]
+    a = softmax(squares * s, p, k, pixels, count)
+    slope = a * (slope - tl.sum(a * slope, axis=1)[:, None])
+    tl.store(scales + block * count + k, tl.sum(slope * squares, axis=0), mask=k < count)
+    both += (item * pixels + p[:, None]) * 2 * count + k[None, :]
+    mask = (p < pixels)[:, None] & (k < count)[None, :]
+    tl.store(both, a, mask=mask)
+    tl.store(both + count, 2 * s * slope, mask=mask)
+
+
+def tile(count: int, dtype: torch.dtype) -> dict[str, int]:
+    """The largest tile that does not spill; float64 holds a three-dimensional product in registers."""
+    width = max(16, triton.next_power_of_2(count))
+    if dtype == torch.float64:
+        pixels = 16 if width <= 64 else 8
+        return {"PIXELS": pixels, "CHANNELS": max(1, 2048 // (pixels * width)), "CODES": width, "num_warps": 8}
+    pixels = 16 if width > 128 else 32 if width > 64 else 64
+    return {"PIXELS": pixels, "CHANNELS": 16, "CODES": width, "num_warps": 4 if width != 64 else 8, "num_stages": 1}
+
+
+def gradient_tile(count: int, dtype: torch.dtype) -> dict[str, int]:
+    """The same without products."""
+    return {key: value for key, value in tile(count, dtype).items() if key != "CHANNELS"}
+
+
+def encoding(x: Tensor, codewords: Tensor, scale: Tensor) -> Tensor:
+    """x (N, D, P), codewords (K, D), scale (K) to (N, K, D)."""
+    (items, channels, pixels), count = x.shape, len(codewords)
+    if items == 0:
+        return x.new_empty(0, count, channels)
+    sizes = tile(count, x.dtype)
+    blocks = triton.cdiv(pixels, sizes["PIXELS"])
+    parts, sums = x.new_empty(items, blocks, channels, count), x.new_empty(items, blocks, count)
+    mean = codewords.mean(0)
+    encode_kernel[(items * blocks,)](
+        x, codewords.T.contiguous(), scale.contiguous(), mean, parts, sums, pixels, blocks, channels, count,
+        *x.stride(), **sizes,
+    )  # fmt: skip
+    return (parts.sum(1).mT - sums.sum(1)[:, :, None] * (codewords - mean)).contiguous()
+
+
+def encoding_backward(grad: Tensor, x: Tensor, codewords: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, codewords and scale."""
+    (items, channels, pixels), count = x.shape, len(codewords)
+    if items == 0:
+        return x.new_empty(x.shape), torch.zeros_like(codewords).contiguous(), torch.zeros_like(scale).contiguous()
+    sizes = gradient_tile(count, x.dtype)
+    blocks = triton.cdiv(pixels, sizes["PIXELS"])
+    both, scales = x.new_empty(items, pixels, 2 * count), x.new_empty(items, blocks, count)
+    columns = grad.mT.contiguous()
+    differentiate_kernel[(items * blocks,)](
+        columns, x, codewords.T.contiguous(), scale.contiguous(), both, scales, pixels, blocks, channels, count,
+        *x.stride(), **sizes,
+    )  # fmt: skip
+    assignment, pull = both.split(count, 2)
+    mean = codewords.mean(0)
+    centred, codes = x - mean[:, None], codewords - mean
+    coefficients = torch.cat([columns, -codes.T.expand(items, -1, -1)], 2)
+    grad_x = torch.baddbmm(centred * pull.sum(2)[:, None], coefficients, both.mT)
+    toward = torch.bmm(pull.mT, centred.mT).sum(0) - pull.sum((0, 1))[:, None] * codes
+    return grad_x, -(assignment.sum(1)[:, :, None] * grad).sum(0) - toward, scales.sum((0, 1))
+
+
+_POINTERS = ("grad", "x", "codes", "scale", "mean", "parts", "sums", "both", "scales")
+
+
+def _aot(kernel: Any, sizes: Any) -> list[tuple]:
+    return [
+        (
+            kernel,
+            {name: t if name in _POINTERS else "i32" for name in kernel.arg_names},
+            [sizes(count, dtype) for count in (32, 8, 64, 128, 256)],
+        )
+        for t, dtype in (("*fp32", torch.float32), ("*fp64", torch.float64))
+    ]
+
+
+AOT = _aot(encode_kernel, tile) + _aot(differentiate_kernel, gradient_tile)
