@@ -108,6 +108,9 @@ def new_rows(count: int, channels: int, like: Tensor) -> Tensor:
     return like.new_empty((count, padded))[:, :channels]
 
 
+CARRY_WARPS = 8  # with fewer, float64 spills on sm_100
+
+
 def tiling(rows: int, channels: int) -> tuple[tuple[int, int], dict[str, int]]:
     """Grid and tile of a kernel over rows of channels: 1024 elements to a program, less where rows are short."""
     width = min(64, triton.next_power_of_2(channels))
@@ -126,7 +129,9 @@ def splat(lattice: Lattice, values: Tensor) -> Tensor:
         values.stride(0), table.stride(0), CHUNK=CHUNK, **tile,
     )  # fmt: skip
     grid, tile = tiling(vertices, channels)
-    carry_kernel[grid](table, lattice.start, vertices, channels, table.stride(0), CHUNK=CHUNK, **tile)
+    carry_kernel[grid](
+        table, lattice.start, vertices, channels, table.stride(0), CHUNK=CHUNK, **tile, num_warps=CARRY_WARPS
+    )
     return table[:vertices]
 
 
@@ -170,7 +175,7 @@ _CHUNKS = [{"CHUNK": CHUNK, **tile} for tile in _TILES]
 _ENTRIES = {"start": "*i32", "owner": "*i32", "point": "*i32", "weight": "*T"}
 AOT = [
     (splat_kernel, {"values": "*T", "table": "*T", **_ENTRIES}, _CHUNKS),
-    (carry_kernel, {"table": "*T", "start": "*i32"}, _CHUNKS),
+    (carry_kernel, {"table": "*T", "start": "*i32"}, [{**c, "num_warps": CARRY_WARPS} for c in _CHUNKS]),
     (blur_kernel, {"table": "*T", "out": "*T", "neighbour": "*i32"}, _TILES),
     (slice_kernel, {"table": "*T", "vertex": "*i32", "weight": "*T", "out": "*T"}, _TILES),
 ]

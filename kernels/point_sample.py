@@ -21,6 +21,7 @@ from torch import Tensor
 MODES = ("bilinear", "nearest")
 PADDINGS = ("zeros", "border", "reflection")
 BLOCK, CHANNELS = 64, 8
+SAMPLE = {"CHANNELS": CHANNELS, "num_warps": 8}  # with fewer, reflection in float64 spills on sm_80
 
 
 @triton.jit
@@ -210,7 +211,7 @@ def point_sample(points: Tensor, inputs: list[Tensor], mode: str, padding_mode: 
         if part.numel():
             sample_kernel[batch * blocks, triton.cdiv(x.shape[1], CHANNELS)](
                 points, x, part, count, blocks, *x.shape[1:], *x.stride(), out.stride(0),
-                **options(mode, padding_mode, align_corners), BLOCK=BLOCK, CHANNELS=CHANNELS,
+                **options(mode, padding_mode, align_corners), BLOCK=BLOCK, **SAMPLE,
             )  # fmt: skip
     return out
 
@@ -279,7 +280,11 @@ _T = {"xy": "*T", "map": "*T", "grad": "*T", "out": "*T", "weights": "*T", "keys
 AOT = [
     *(
         (kernel, _T, [{**c, "NEAREST": nearest} for nearest in (False, True) for c in choices])
-        for kernel, choices in ((sample_kernel, _WIDE), (scatter_kernel, _WIDE), (taps_kernel, _CHOICES))
+        for kernel, choices in (
+            (sample_kernel, [{**c, **SAMPLE} for c in _CHOICES]),
+            (scatter_kernel, _WIDE),
+            (taps_kernel, _CHOICES),
+        )
     ),
     (slope_kernel, _T, _WIDE),
     (run_kernel, _T, [{"BLOCK": BLOCK, "CHANNELS": CHANNELS}]),
