@@ -19,28 +19,10 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.soft_assignment import product, softmax
 from torch import Tensor
 
 from segops.reference.em_attention import divided, maximise_backward
-
-
-@triton.jit
-def product(a, b):
-    """a (I, K) times b (K, J) in the precision of the sums."""
-    if a.dtype == tl.float64:
-        out = tl.sum(a[:, :, None] * b[None, :, :], axis=1)
-    else:
-        out = tl.dot(a, b, input_precision="tf32x3")
-    return out
-
-
-@triton.jit
-def softmax(s, p, k, pixels, bases):
-    """Over the bases; 0 for what is no basis or no pixel."""
-    s = tl.where((k < bases)[None, :], s, float("-inf"))
-    z = tl.exp(s - tl.max(s, axis=1)[:, None])
-    z = z / tl.sum(z, axis=1)[:, None]
-    return tl.where((p < pixels)[:, None], z, 0.0)
 
 
 @triton.jit

@@ -20,26 +20,8 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.soft_assignment import product, softmax
 from torch import Tensor
-
-
-@triton.jit
-def product(a, b):
-    """a (I, K) times b (K, J) in the precision of the sums."""
-    if a.dtype == tl.float64:
-        out = tl.sum(a[:, :, None] * b[None, :, :], axis=1)
-    else:
-        out = tl.dot(a, b, input_precision="tf32x3")
-    return out
-
-
-@triton.jit
-def softmax(s, p, k, pixels, count):
-    """Over the codewords; 0 for what is no codeword or no pixel."""
-    s = tl.where((k < count)[None, :], s, float("-inf"))
-    a = tl.exp(s - tl.max(s, axis=1)[:, None])
-    a = a / tl.sum(a, axis=1)[:, None]
-    return tl.where((p < pixels)[:, None], a, 0.0)
 
 
 @triton.jit
