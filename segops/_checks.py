@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -74,11 +73,16 @@ def features(name: str, x: Any, batch: int, points: int, like: Tensor, like_name
     return x
 
 
+def _is_finite(x: Any) -> bool:
+    """As math.isfinite, which torch.compile can not follow where a number is symbolic."""
+    return x - x == 0
+
+
 def positive(name: str, x: Any) -> float:
     """A finite number above 0."""
     if isinstance(x, bool) or not isinstance(x, Real):
         raise TypeError(f"{name}: expected a number, got {type(x).__name__}")
-    if not (math.isfinite(x) and float(x) > 0):
+    if not (_is_finite(x) and x > 0):
         raise ValueError(f"{name}: expected a finite number > 0, got {x}")
     return float(x)
 
@@ -96,7 +100,7 @@ def finite(name: str, x: Any) -> float:
     """A finite number."""
     if isinstance(x, bool) or not isinstance(x, Real):
         raise TypeError(f"{name}: expected a number, got {type(x).__name__}")
-    if not math.isfinite(x):
+    if not _is_finite(x):
         raise ValueError(f"{name}: expected a finite number, got {x}")
     return float(x)
 

@@ -60,9 +60,11 @@ def uncertain_points(
         _check_generator(generator, logits)
     important = int(importance_sample_ratio * num_points)
 
+    # With a generator, be it None, torch.rand takes no symbolic shapes.
+    own = {} if generator is None else {"generator": generator}
+
     def draw(count: int) -> Tensor:
-        shape = (logits.shape[0], count, 2)
-        return torch.rand(shape, generator=generator, dtype=logits.dtype, device=logits.device)
+        return torch.rand(logits.shape[0], count, 2, dtype=logits.dtype, device=logits.device, **own)
 
     candidates, others = draw(int(num_points * oversample_ratio)), draw(num_points - important)
     return _registry.call(torch.ops.segops.uncertain_points, logits, candidates, others, important)

@@ -1,0 +1,47 @@
+"""Every public function, its checks included, goes through torch.compile whole, with symbolic sizes and numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import segops
+
+LOGITS, LABELS = torch.randn(2, 4, 9, 10), torch.randint(0, 4, (2, 9, 10))
+POINTS, CELLS = torch.rand(2, 7, 2), torch.randint(0, 90, (2, 7))
+VALUES, FEATURES = torch.rand(2, 3, 40), torch.randn(2, 2, 40)
+BASES = torch.nn.functional.normalize(torch.randn(1, 4, 3), dim=1)
+
+CALLS = {
+    "criss_cross_attention": lambda x: segops.criss_cross_attention(x, x, x),
+    "dense_crf": lambda x: segops.dense_crf(x, x[:, :3], iterations=2),
+    "em_attention": lambda x: segops.em_attention(x, BASES)[0],
+    "encoding": lambda x: segops.encoding(x, BASES[0].mT, -torch.ones(3)),
+    "gaussian_filter_exact": lambda x: segops.gaussian_filter_exact(VALUES, FEATURES),
+    "lovasz_grad": lambda x: segops.lovasz_grad(x > 0),
+    "lovasz_hinge": lambda x: segops.lovasz_hinge(x, x > 0),
+    "lovasz_softmax": lambda x: segops.lovasz_softmax(x, LABELS, classes=[1, 2], per_image=True),
+    "mean_field": lambda x: segops.mean_field(VALUES, [FEATURES], [1.5], iterations=2),
+    "permutohedral_filter": lambda x: segops.permutohedral_filter(VALUES, FEATURES),
+    "point_sample": lambda x: segops.point_sample([x, x], POINTS),
+    "point_scatter": lambda x: segops.point_scatter(x, CELLS, torch.ones(2, 4, 7)),
+    "subdivide": lambda x: segops.subdivide(x, x, lambda fine, coarse: coarse - fine, num_points=5),
+    "topk_uncertain_grid": lambda x: segops.topk_uncertain_grid(x, 5)[0],
+    "uncertain_points": lambda x: segops.uncertain_points(x, 6),
+}
+
+
+def test_the_table_covers_every_public_operator():
+    assert sorted(CALLS) == sorted(segops.ops.__all__)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("name", CALLS)
+def test_compiles_whole(name, dynamic):
+    torch._dynamo.reset()
+    compiled = torch.compile(CALLS[name], fullgraph=True, dynamic=dynamic)(LOGITS)
+    eager = CALLS[name](LOGITS)
+    if name == "uncertain_points":  # compiled code draws other numbers
+        assert compiled.shape == eager.shape and bool(((compiled >= 0) & (compiled <= 1)).all())
+    else:
+        torch.testing.assert_close(compiled, eager)
