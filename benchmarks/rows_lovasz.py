@@ -27,6 +27,12 @@ def trained(averaged: str, *shape: int) -> Inputs:
     return {"input": logits.contiguous().requires_grad_(), "target": regions.argmax(1), "classes": averaged}
 
 
+def few_classes(present: int, *shape: int) -> Inputs:
+    """As one image of a data set of many classes has them."""
+    inputs = trained("present", *shape)
+    return {**inputs, "target": inputs["target"] % present}
+
+
 def binary(n: int, height: int, width: int) -> Inputs:
     g = torch.Generator().manual_seed(0)
     logits = torch.randn(n, height, width, generator=g).requires_grad_()
@@ -105,6 +111,7 @@ WORKLOADS = (
     softmax_row("trained_4x21x512x512_forward_backward", lambda: trained("present", 4, 21, 512, 512)),
     softmax_row("untrained_2x150x256x256_all_forward_backward", lambda: untrained("all", 2, 150, 256, 256)),
     softmax_row("trained_2x150x256x256_all_forward_backward", lambda: trained("all", 2, 150, 256, 256)),
+    softmax_row("10_of_150_classes_2x150x256x256_forward_backward", lambda: few_classes(10, 2, 150, 256, 256)),
     Workload(
         "lovasz_hinge",
         "8x512x512_forward_backward",

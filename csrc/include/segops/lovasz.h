@@ -14,7 +14,6 @@
 #include <cstdint>
 #include <limits>
 #include <mutex>
-#include <numeric>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -134,6 +133,7 @@ class Loss {
       scale_ = Buffer<T>(p_.batch * pitch_ + kLane);
     }
     survey();
+    weigh();
   }
 
   // (sets,)
@@ -149,7 +149,7 @@ class Loss {
     for (int64_t set = 0; set < p_.sets(); ++set) {
       double sum = 0;
       for (size_t k = 0; k < p_.classes.size(); ++k)
-        if (const double factor = factor_of(set, k)) sum += factor * losses[set * p_.classes.size() + k];
+        if (used(set, p_.classes[k])) sum += factor_of(set, k) * losses[set * p_.classes.size() + k];
       out[set] = T(sum);
     }
   }
@@ -266,22 +266,34 @@ class Loss {
     }
   }
 
-  // A class's weight over the number of classes that its set averages.
-  double factor_of(int64_t set, size_t k) {
-    auto counted = [&](int64_t channel) { return !p_.present || count_of(set, p_.label_of(channel)).pixels > 0; };
-    const int64_t channel = p_.classes[k];
-    if (!counted(channel)) return 0;
-    const auto number = std::count_if(p_.classes.begin(), p_.classes.end(), counted);
-    return (p_.class_weight ? double(p_.class_weight[channel]) : 1.0) / double(number);
+  // What each class counts in its set: its weight over the number of classes that are averaged.
+  void weigh() {
+    factors_.assign(p_.sets() * p_.classes.size(), 0);
+    used_.assign(p_.sets() * p_.channels, 0);
+    for (int64_t set = 0; set < p_.sets(); ++set) {
+      auto counted = [&](int64_t channel) { return !p_.present || count_of(set, p_.label_of(channel)).pixels > 0; };
+      const auto number = std::count_if(p_.classes.begin(), p_.classes.end(), counted);
+      for (size_t k = 0; k < p_.classes.size(); ++k) {
+        const int64_t channel = p_.classes[k];
+        if (!counted(channel)) continue;
+        const double weight = p_.class_weight ? double(p_.class_weight[channel]) : 1.0;
+        factors_[set * p_.classes.size() + k] = weight / double(number);
+        used_[set * p_.channels + channel] = weight != 0;
+      }
+    }
   }
+  double factor_of(int64_t set, int64_t k) const { return factors_[set * p_.classes.size() + k]; }
+  bool used(int64_t set, int64_t channel) const { return used_[set * p_.channels + channel]; }
 
-  // body(set, k, sorted records, whether there is a NaN), largest segments first. Which thread takes which is left to
-  // chance, and decides nothing.
+  // body(set, k, sorted records, whether there is a NaN) for the segments that count, the largest first. Which thread
+  // takes which is left to chance, and decides nothing.
   template <class Body>
   void each_segment(const Body& body) {
-    const int64_t classes = p_.classes.size(), segments = p_.sets() * classes;
-    std::vector<int64_t> order(segments);
-    std::iota(order.begin(), order.end(), 0);
+    const int64_t classes = p_.classes.size();
+    std::vector<int64_t> order;
+    for (int64_t i = 0; i < p_.sets() * classes; ++i)
+      if (used(i / classes, p_.classes[i % classes])) order.push_back(i);
+    const int64_t segments = order.size();
     auto pixels = [&](int64_t i) { return count_of(i / classes, p_.label_of(p_.classes[i % classes])).pixels; };
     std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return pixels(a) > pixels(b); });
     const int64_t tasks = std::min<int64_t>({segments, parallel_.threads(), 1 + p_.batch * p_.points / 4096});
@@ -342,21 +354,21 @@ class Loss {
   }
 
   void chain_rule(T* grad) {
-    std::vector<char> listed(p_.channels, 0);
-    for (const int64_t c : p_.classes) listed[c] = 1;
     each_chunk([&](int64_t begin, int64_t end) {
       Buffer<T> room(p_.link == Link::kSoftmax ? (2 * p_.channels + 1) * kTile : 0);
       for (int64_t i = begin; i < end; ++i) {
         const Tile t = tile(i);
         const Row<T> pixels = row(t.image, 0, t.first, t.count);
+        const int64_t set = p_.per_image ? t.image : 0;
         T* at = grad + t.image * p_.channels * p_.points + t.first;
-        if (p_.link == Link::kSoftmax)
-          SEGOPS_BY_ISA(softmax_chain_rule<T>)(pixels, p_.channels, p_.points, listed.data(), room.data(), at);
-        else if (p_.link == Link::kSigmoid)
-          SEGOPS_BY_ISA(sigmoid_chain_rule<T>)(pixels, at);
-        else
-          for (int64_t c = 0; c < p_.channels; ++c)
-            if (!listed[c]) std::fill_n(at + c * p_.points, t.count, T(0));
+        if (p_.link == Link::kSoftmax) {
+          const char* used = used_.data() + set * p_.channels;
+          SEGOPS_BY_ISA(softmax_chain_rule<T>)(pixels, p_.channels, p_.points, used, room.data(), at);
+          continue;
+        }
+        for (int64_t c = 0; c < p_.channels; ++c)
+          if (!used(set, c)) std::fill_n(at + c * p_.points, t.count, T(0));
+        if (p_.link == Link::kSigmoid && used(set, 0)) SEGOPS_BY_ISA(sigmoid_chain_rule<T>)(pixels, at);
       }
     });
   }
@@ -367,6 +379,8 @@ class Loss {
   Buffer<int32_t> label_;
   Buffer<T> peak_, scale_;
   std::vector<Count<T>> counts_;  // (sets, labels)
+  std::vector<double> factors_;   // (sets, classes)
+  std::vector<char> used_;        // (sets, channels): whether it is averaged
 };
 
 }  // namespace segops::lovasz
