@@ -20,17 +20,8 @@ from collections.abc import Iterator
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.tile_product import product
 from torch import Tensor
-
-
-@triton.jit
-def product(a, b):
-    """a (I, K) times b (K, J) in the precision of the sums."""
-    if a.dtype == tl.float64:
-        out = tl.sum(a[:, :, None] * b[None, :, :], axis=1)
-    else:
-        out = tl.dot(a, b, input_precision="tf32x3")
-    return out
 
 
 @triton.jit

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from segops.kernels.soft_assignment import product, softmax
+from segops.kernels.soft_assignment import softmax
+from segops.kernels.tile_product import product
 from torch import Tensor
 
 

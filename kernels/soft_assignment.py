@@ -1,19 +1,9 @@
-"""What kernels share that assign pixels softly to bases or codewords: products of tiles, the softmax over choices."""
+"""The softmax of kernels that assign pixels softly to bases or codewords."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
-
-
-@triton.jit
-def product(a, b):
-    """a (I, K) times b (K, J) in the precision of the sums."""
-    if a.dtype == tl.float64:
-        out = tl.sum(a[:, :, None] * b[None, :, :], axis=1)
-    else:
-        out = tl.dot(a, b, input_precision="tf32x3")
-    return out
 
 
 @triton.jit

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import _checks, _registry
 from ..reference import lovasz_hinge as reference
-from .lovasz_softmax import REDUCTIONS, reduced
+from .lovasz_softmax import REDUCTIONS, _reduced
 
 
 def lovasz_hinge(
@@ -65,7 +65,7 @@ def lovasz_hinge(
     options = bool(per_image), ignore_index
     wide = _checks.widened(x).flatten(1)
     losses = _registry.call(torch.ops.segops.lovasz_hinge, wide, target.flatten(1), *options)
-    return _checks.narrowed(reduced(losses, per_image, reduction), logits)
+    return _checks.narrowed(_reduced(losses, per_image, reduction), logits)
 
 
 def _fake(logits: Tensor, target: Tensor, per_image: bool, ignore_index: int | None) -> Tensor:

@@ -92,10 +92,10 @@ def lovasz_softmax(
     present = isinstance(classes, str) and classes == "present"
     options = indices, present, bool(per_image), ignore_index, bool(from_logits)
     losses = _registry.call(torch.ops.segops.lovasz_softmax, wide, target.flatten(1), weight, *options)
-    return _checks.narrowed(reduced(losses, per_image, reduction), input)
+    return _checks.narrowed(_reduced(losses, per_image, reduction), input)
 
 
-def reduced(losses: Tensor, per_image: bool, reduction: str) -> Tensor:
+def _reduced(losses: Tensor, per_image: bool, reduction: str) -> Tensor:
     """The losses of the sets (S,) as the caller wants them; no sets have the mean 0."""
     if not per_image:
         return losses.sum()

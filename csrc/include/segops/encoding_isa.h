@@ -23,23 +23,23 @@ struct Distances {
 
   template <int R, int V>
   void run(int64_t row, int64_t column) const {
-    constexpr int W = kTileWidth<T>;
-    Tv<T> sums[R][V] = {}, slopes[kSlopes ? R : 1][V] = {};
+    constexpr int W = kWidth<T>;
+    Wide<T> sums[R][V] = {}, slopes[kSlopes ? R : 1][V] = {};
     for (int64_t d = 0; d < depth; ++d) {
       const T *x = tile + d * kTile + column, *c = codes + d * count + row, *g = grad + d * count + row;
-      Tv<T> values[V];
+      Wide<T> values[V];
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) values[v] = load<Tv<T>>(x + v * W);
+      for (int v = 0; v < V; ++v) values[v] = load<Wide<T>>(x + v * W);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
         for (int v = 0; v < V; ++v) {
-          const Tv<T> residual = values[v] - splat<Tv<T>>(c[r]);
+          const Wide<T> residual = values[v] - splat<Wide<T>>(c[r]);
           sums[r][v] = fma(residual, residual, sums[r][v]);
-          if constexpr (kSlopes) slopes[r][v] = fma(residual, splat<Tv<T>>(g[r]), slopes[r][v]);
+          if constexpr (kSlopes) slopes[r][v] = fma(residual, splat<Wide<T>>(g[r]), slopes[r][v]);
         }
     }
-    const auto write = [&](T* to, Tv<T> sum) { store(to, add ? load<Tv<T>>(to) + sum : sum); };
+    const auto write = [&](T* to, Wide<T> sum) { store(to, add ? load<Wide<T>>(to) + sum : sum); };
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
@@ -60,28 +60,28 @@ struct Residuals {
 
   template <int R, int V>
   void run(int64_t row, int64_t column) const {
-    constexpr int W = kTileWidth<T>;
-    Tv<T> sums[R][V] = {}, c[R][V];
+    constexpr int W = kWidth<T>;
+    Wide<T> sums[R][V] = {}, c[R][V];
     const T *x = tile + row * kTile, *w = weights + column;
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) c[r][v] = load<Tv<T>>(codes + (row + r) * lanes + column + v * W);
+      for (int v = 0; v < V; ++v) c[r][v] = load<Wide<T>>(codes + (row + r) * lanes + column + v * W);
     for (int64_t p = 0; p < pixels; ++p, w += lanes) {
-      Tv<T> y[V];
+      Wide<T> y[V];
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) y[v] = load<Tv<T>>(w + v * W);
+      for (int v = 0; v < V; ++v) y[v] = load<Wide<T>>(w + v * W);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) sums[r][v] = fma(y[v], splat<Tv<T>>(x[r * kTile + p]) - c[r][v], sums[r][v]);
+        for (int v = 0; v < V; ++v) sums[r][v] = fma(y[v], splat<Wide<T>>(x[r * kTile + p]) - c[r][v], sums[r][v]);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) {
         T* to = total + (row + r) * lanes + column + v * W;
-        store(to, load<Tv<T>>(to) + sums[r][v]);
+        store(to, load<Wide<T>>(to) + sums[r][v]);
       }
   }
 };
@@ -95,26 +95,26 @@ struct Descent {
 
   template <int R, int V>
   void run(int64_t row, int64_t column) const {
-    constexpr int W = kTileWidth<T>;
-    Tv<T> sums[R][V] = {}, x[R][V];
+    constexpr int W = kWidth<T>;
+    Wide<T> sums[R][V] = {}, x[R][V];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) x[r][v] = load<Tv<T>>(tile + (row + r) * kTile + column + v * W);
+      for (int v = 0; v < V; ++v) x[r][v] = load<Wide<T>>(tile + (row + r) * kTile + column + v * W);
     for (int64_t k = 0; k < count; ++k) {
       const T *c = codes + k * channels + row, *g = grad + k * channels + row;
-      Tv<T> a[V], w[V];
+      Wide<T> a[V], w[V];
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) {
-        a[v] = load<Tv<T>>(assignments + k * kTile + column + v * W);
-        w[v] = load<Tv<T>>(pulls + k * kTile + column + v * W);
+        a[v] = load<Wide<T>>(assignments + k * kTile + column + v * W);
+        w[v] = load<Wide<T>>(pulls + k * kTile + column + v * W);
       }
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
         for (int v = 0; v < V; ++v) {
-          sums[r][v] = fma(a[v], splat<Tv<T>>(g[r]), sums[r][v]);
-          sums[r][v] = fma(w[v], x[r][v] - splat<Tv<T>>(c[r]), sums[r][v]);
+          sums[r][v] = fma(a[v], splat<Wide<T>>(g[r]), sums[r][v]);
+          sums[r][v] = fma(w[v], x[r][v] - splat<Wide<T>>(c[r]), sums[r][v]);
         }
     }
 #pragma GCC unroll 16

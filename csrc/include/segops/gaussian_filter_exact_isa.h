@@ -4,10 +4,8 @@
 // A tile is two vectors of query points against one block of key points. The tile's part of the P x P matrix is
 // computed into a small array, and from the first-level cache it then multiplies every channel.
 
-// Vectors as wide as the registers: the compiler keeps wider ones in memory. The sums of a loop must fit the registers.
+// The sums of a loop must fit the registers.
 #if SEGOPS_ISA_LEVEL == 2
-typedef float WideFloat __attribute__((vector_size(64)));
-typedef double WideDouble __attribute__((vector_size(64)));
 constexpr int kChannels = 12;  // channels summed side by side, two vectors each
 constexpr int kProducts = 8;   // scalar products side by side, likewise
 SEGOPS_INLINE void widen(WideFloat x, WideDouble halves[2]) {
@@ -16,57 +14,24 @@ SEGOPS_INLINE void widen(WideFloat x, WideDouble halves[2]) {
   halves[1] = (WideDouble)_mm512_maskz_cvtps_pd(0xff, (__m256)high_half(x));
 }
 #elif SEGOPS_ISA_LEVEL == 1
-typedef float WideFloat __attribute__((vector_size(32)));
-typedef double WideDouble __attribute__((vector_size(32)));
 constexpr int kChannels = 6;
 constexpr int kProducts = 4;
-SEGOPS_INLINE WideDouble fma(WideDouble a, WideDouble b, WideDouble c) {
-  return (WideDouble)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
-}
 SEGOPS_INLINE void widen(WideFloat x, WideDouble halves[2]) {
   halves[0] = (WideDouble)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)x));
   halves[1] = (WideDouble)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)x, 1));
 }
 #else
-typedef float WideFloat __attribute__((vector_size(16)));
-typedef double WideDouble __attribute__((vector_size(16)));
 constexpr int kChannels = 5;
 constexpr int kProducts = 4;
-template <>
-struct Lanes<WideFloat> {
-  using Scalar = float;
-  static constexpr int kCount = 4;
-};
 SEGOPS_INLINE void widen(WideFloat x, WideDouble halves[2]) {
   halves[0] = WideDouble{x[0], x[1]};
   halves[1] = WideDouble{x[2], x[3]};
 }
 #endif
-#if SEGOPS_ISA_LEVEL < 2
-template <>
-struct Lanes<WideDouble> {
-  using Scalar = double;
-  static constexpr int kCount = sizeof(WideDouble) / sizeof(double);
-};
-#endif
 constexpr int kDistances = 4;  // keys whose distances are summed side by side
 constexpr int kTogether = 8;   // leaves that take their turns with one block of keys while that is in cache
 static_assert(kBlock % kProducts == 0 && kProducts % kDistances == 0);
 
-template <class T>
-struct WideOf;
-template <>
-struct WideOf<float> {
-  using type = WideFloat;
-};
-template <>
-struct WideOf<double> {
-  using type = WideDouble;
-};
-template <class T>
-using Wide = typename WideOf<T>::type;
-template <class T>
-constexpr int kWidth = sizeof(Wide<T>) / sizeof(T);
 template <class T>
 constexpr int kTile = 2 * kWidth<T>;
 

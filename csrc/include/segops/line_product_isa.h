@@ -1,51 +1,20 @@
 // No include guard: compiled once for each instruction set (see foreach_isa.h). The matrix product of
 // criss_cross_attention.h: small matrices in cache, rows padded to eight elements.
 
-// Vectors as wide as the registers: the compiler keeps wider ones in memory.
-#if SEGOPS_ISA_LEVEL == 2
-typedef F16 WideFloat;
-typedef D8 WideDouble;
-constexpr int kVectors = 6;  // of a row at a time; times kRows they are the sums that the registers hold
-#elif SEGOPS_ISA_LEVEL == 1
-typedef F8 WideFloat;
-typedef double WideDouble __attribute__((vector_size(32), may_alias));
-constexpr int kVectors = 3;
-SEGOPS_INLINE WideDouble fma(WideDouble a, WideDouble b, WideDouble c) {
-  return (WideDouble)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
-}
-#else
-typedef float WideFloat __attribute__((vector_size(16), may_alias));
-typedef double WideDouble __attribute__((vector_size(16), may_alias));
-constexpr int kVectors = 2;
-template <>
-struct Lanes<WideFloat> {
-  using Scalar = float;
-};
-#endif
-#if SEGOPS_ISA_LEVEL < 2
-template <>
-struct Lanes<WideDouble> {
-  using Scalar = double;
-};
-#endif
+// Vectors of a row at a time; times kRows they are the sums that the registers hold.
+constexpr int kVectors = SEGOPS_ISA_LEVEL == 2 ? 6 : SEGOPS_ISA_LEVEL == 1 ? 3 : 2;
 constexpr int kRows = 4;
 
 template <class T>
-struct Vectors {
-  using Wide = WideFloat;
-  using Eight = F8;
+struct EightOf {
+  using type = F8;
 };
 template <>
-struct Vectors<double> {
-  using Wide = WideDouble;
-  using Eight = D8;
+struct EightOf<double> {
+  using type = D8;
 };
 template <class T>
-using Wide = typename Vectors<T>::Wide;
-template <class T>
-using Eight = typename Vectors<T>::Eight;
-template <class T>
-constexpr int kWidth = sizeof(Wide<T>) / sizeof(T);
+using Eight = typename EightOf<T>::type;
 
 // A matrix of any strides.
 template <class T>

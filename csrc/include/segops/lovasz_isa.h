@@ -1,18 +1,6 @@
 // No include guard: compiled once for each instruction set (see foreach_isa.h) by lovasz.h, which explains Link, Row
 // and Record.
 
-template <class T>
-struct WidestOf;
-template <>
-struct WidestOf<float> {
-  using type = F16;
-};
-template <>
-struct WidestOf<double> {
-  using type = D8;
-};
-template <class T>
-using Widest = typename WidestOf<T>::type;
 template <class V>
 using Mask = typename Lanes<V>::Int;  // -1 where it holds, else 0
 
@@ -214,7 +202,7 @@ void softmax_statistics(const Row<T>& row, int64_t channels, int64_t stride, T* 
 
 // From the gradient of probabilities to that of logits, in place; `room` is for two tiles and a row.
 template <class T>
-void softmax_chain_rule(const Row<T>& row, int64_t channels, int64_t stride, const char* listed, T* room, T* grad) {
+void softmax_chain_rule(const Row<T>& row, int64_t channels, int64_t stride, const char* used, T* room, T* grad) {
   using V = Widest<T>;
   constexpr int kLanes = Lanes<V>::kCount;
   T *p = room, *g = room + channels * kTile, *sum = g + channels * kTile;
@@ -223,7 +211,7 @@ void softmax_chain_rule(const Row<T>& row, int64_t channels, int64_t stride, con
     for (int64_t i = 0; i < row.count; i += kLanes) {
       const V x = load_some<V>(row.value + c * stride + i, row.count - i);
       const V q = exp(x - load<V>(row.peak + i)) * load<V>(row.scale + i);
-      const V slope = listed[c] ? load_some<V>(grad + c * stride + i, row.count - i) : V{};
+      const V slope = used[c] ? load_some<V>(grad + c * stride + i, row.count - i) : V{};
       store<V>(p + c * kTile + i, q);
       store<V>(g + c * kTile + i, slope);
       store<V>(sum + i, fma(q, slope, load<V>(sum + i)));

@@ -149,6 +149,60 @@ SEGOPS_INLINE D8 exp(D8 x) {
   return y;
 }
 
+// Vectors as wide as the registers, for loops that keep many: the compiler keeps wider ones in memory.
+#if SEGOPS_ISA_LEVEL == 2
+typedef F16 WideFloat;
+typedef D8 WideDouble;
+#elif SEGOPS_ISA_LEVEL == 1
+typedef F8 WideFloat;
+typedef double WideDouble __attribute__((vector_size(32), may_alias));
+SEGOPS_INLINE WideDouble fma(WideDouble a, WideDouble b, WideDouble c) {
+  return (WideDouble)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+}
+#else
+typedef float WideFloat __attribute__((vector_size(16), may_alias));
+typedef double WideDouble __attribute__((vector_size(16), may_alias));
+typedef uint32_t WideBits __attribute__((vector_size(16), may_alias));
+template <>
+struct Lanes<WideFloat> {
+  using Scalar = float;
+  using Bits = WideBits;
+  static constexpr int kCount = 4;
+};
+SEGOPS_INLINE WideFloat exp(WideFloat x) { return exp_float(x); }
+#endif
+#if SEGOPS_ISA_LEVEL < 2
+template <>
+struct Lanes<WideDouble> {
+  using Scalar = double;
+  static constexpr int kCount = sizeof(WideDouble) / sizeof(double);
+};
+SEGOPS_INLINE WideDouble exp(WideDouble x) {
+  WideDouble y;
+  for (int i = 0; i < Lanes<WideDouble>::kCount; ++i) y[i] = __builtin_exp(x[i]);
+  return y;
+}
+#endif
+
+template <class T>
+struct VectorsOf;
+template <>
+struct VectorsOf<float> {
+  using Wide = WideFloat;
+  using Widest = F16;
+};
+template <>
+struct VectorsOf<double> {
+  using Wide = WideDouble;
+  using Widest = D8;
+};
+template <class T>
+using Wide = typename VectorsOf<T>::Wide;
+template <class T>
+using Widest = typename VectorsOf<T>::Widest;
+template <class T>
+constexpr int kWidth = Lanes<Wide<T>>::kCount;
+
 // Eight vectors of eight, transposed in place.
 SEGOPS_INLINE void transpose(F8* v) {
   F8 a[8], b[8];

@@ -21,7 +21,7 @@ SEGOPS_INLINE V blend(V nearest, V other) {
 // for width + 2 numbers.
 template <class T>
 void upsample_row(const T* nearest, const T* other, int64_t width, T* between, T* out, T* first, T* second) {
-  using V = Wide<T>;
+  using V = Widest<T>;
   constexpr int kLanes = Lanes<V>::kCount;
   T* row = between + 1;  // with a copy of the border cell at either side
   int64_t i = 0;

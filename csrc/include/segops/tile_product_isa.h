@@ -4,57 +4,8 @@
 // products of an operator find it in the second-level cache. Products are summed in registers, a few rows by two
 // vectors; what multiplies a row is spread from memory.
 
-// Vectors as wide as the registers: the compiler keeps wider ones in memory.
-#if SEGOPS_ISA_LEVEL == 2
-typedef float TileFloat __attribute__((vector_size(64), may_alias));
-typedef double TileDouble __attribute__((vector_size(64), may_alias));
-constexpr int kProductRows = 12;  // two vectors each, of 32 registers
-#elif SEGOPS_ISA_LEVEL == 1
-typedef float TileFloat __attribute__((vector_size(32), may_alias));
-typedef double TileDouble __attribute__((vector_size(32), may_alias));
-constexpr int kProductRows = 6;  // of 16
-SEGOPS_INLINE TileDouble fma(TileDouble a, TileDouble b, TileDouble c) {
-  return (TileDouble)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
-}
-#else
-typedef float TileFloat __attribute__((vector_size(16), may_alias));
-typedef double TileDouble __attribute__((vector_size(16), may_alias));
-typedef uint32_t TileBits __attribute__((vector_size(16), may_alias));
-constexpr int kProductRows = 5;
-template <>
-struct Lanes<TileFloat> {
-  using Scalar = float;
-  using Bits = TileBits;
-  static constexpr int kCount = 4;
-};
-SEGOPS_INLINE TileFloat exp(TileFloat x) { return exp_float(x); }
-#endif
-#if SEGOPS_ISA_LEVEL < 2
-template <>
-struct Lanes<TileDouble> {
-  using Scalar = double;
-  static constexpr int kCount = sizeof(TileDouble) / sizeof(double);
-};
-SEGOPS_INLINE TileDouble exp(TileDouble x) {
-  TileDouble y;
-  for (int i = 0; i < Lanes<TileDouble>::kCount; ++i) y[i] = __builtin_exp(x[i]);
-  return y;
-}
-#endif
-
-template <class T>
-struct TileVector {
-  using type = TileFloat;
-};
-template <>
-struct TileVector<double> {
-  using type = TileDouble;
-};
-template <class T>
-using Tv = typename TileVector<T>::type;
-template <class T>
-constexpr int kTileWidth = sizeof(Tv<T>) / sizeof(T);
-static_assert(kTile % (2 * kTileWidth<float>) == 0 && kTile % (2 * kTileWidth<double>) == 0);
+constexpr int kProductRows = SEGOPS_ISA_LEVEL == 2 ? 12 : SEGOPS_ISA_LEVEL == 1 ? 6 : 5;  // as the registers hold
+static_assert(kTile % (2 * kWidth<float>) == 0 && kTile % (2 * kWidth<double>) == 0);
 
 // block.run<R, V>(row, column) for blocks of R rows, at most kMost, by V vectors, over all rows and all columns up to
 // the next multiple of a vector: from numbers known at run time to ones known to the compiler.
@@ -67,7 +18,7 @@ void run_rows(int64_t rows, const Block& block, int64_t row, int64_t column) {
 }
 template <class T, int kMost, class Block>
 void each_block(int64_t rows, int64_t columns, const Block& block) {
-  constexpr int W = kTileWidth<T>;
+  constexpr int W = kWidth<T>;
   const int64_t parts = (rows + kMost - 1) / kMost;  // of equal size, give or take one
   for (int64_t part = 0; part < parts; ++part) {
     const int64_t row = rows * part / parts, count = rows * (part + 1) / parts - row;
@@ -91,16 +42,16 @@ struct Multiply {
 
   template <int R, int V>
   void run(int64_t row, int64_t column) const {
-    constexpr int W = kTileWidth<T>;
+    constexpr int W = kWidth<T>;
     const T *from = kByRow ? a + row * kTile : a + row, *values = b + column;
-    Tv<T> sums[R][V] = {};
+    Wide<T> sums[R][V] = {};
     for (int64_t l = 0; l < depth; ++l, values += b_stride) {
-      Tv<T> y[V];
+      Wide<T> y[V];
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) y[v] = load<Tv<T>>(values + v * W);
+      for (int v = 0; v < V; ++v) y[v] = load<Wide<T>>(values + v * W);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        const Tv<T> x = splat<Tv<T>>(kByRow ? from[r * kTile + l] : from[l * a_stride + r]);
+        const Wide<T> x = splat<Wide<T>>(kByRow ? from[r * kTile + l] : from[l * a_stride + r]);
 #pragma GCC unroll 2
         for (int v = 0; v < V; ++v) sums[r][v] = fma(x, y[v], sums[r][v]);
       }
@@ -111,7 +62,7 @@ struct Multiply {
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) {
         T* place = to + r * out_stride + v * W;
-        store(place, add ? load<Tv<T>>(place) + sums[r][v] : sums[r][v]);
+        store(place, add ? load<Wide<T>>(place) + sums[r][v] : sums[r][v]);
       }
   }
 };
@@ -129,7 +80,7 @@ void multiply_tile(int64_t rows, int64_t lanes, const T* tile, const T* b, int64
 // `count` columns of a matrix into a tile, zeros in the rest of the last vector.
 template <class T>
 void pack_tile(const T* x, int64_t stride, int64_t rows, int count, T* tile) {
-  const int64_t whole = (count + 2 * kTileWidth<T> - 1) / (2 * kTileWidth<T>)*(2 * kTileWidth<T>);
+  const int64_t whole = (count + 2 * kWidth<T> - 1) / (2 * kWidth<T>)*(2 * kWidth<T>);
   for (int64_t r = 0; r < rows; ++r, x += stride, tile += kTile) {
     __builtin_memcpy(tile, x, count * sizeof(T));
     for (int64_t i = count; i < whole; ++i) tile[i] = 0;
@@ -150,29 +101,30 @@ void unpack_tile(const T* tile, int64_t rows, int count, T* x, int64_t stride, b
 // The softmax over the rows of each column of a tile, in place.
 template <class T>
 void softmax_tile(T* z, int64_t rows, int count) {
-  constexpr int W = kTileWidth<T>;
+  constexpr int W = kWidth<T>;
   for (int at = 0; at < count; at += W) {
-    Tv<T> most = load<Tv<T>>(z + at), sum = {};
-    for (int64_t k = 1; k < rows; ++k) most = max(most, load<Tv<T>>(z + k * kTile + at));
+    Wide<T> most = load<Wide<T>>(z + at), sum = {};
+    for (int64_t k = 1; k < rows; ++k) most = max(most, load<Wide<T>>(z + k * kTile + at));
     for (int64_t k = 0; k < rows; ++k) {
-      const Tv<T> e = exp(load<Tv<T>>(z + k * kTile + at) - most);
+      const Wide<T> e = exp(load<Wide<T>>(z + k * kTile + at) - most);
       store(z + k * kTile + at, e);
       sum += e;
     }
-    const Tv<T> scale = 1 / sum;
-    for (int64_t k = 0; k < rows; ++k) store(z + k * kTile + at, load<Tv<T>>(z + k * kTile + at) * scale);
+    const Wide<T> scale = 1 / sum;
+    for (int64_t k = 0; k < rows; ++k) store(z + k * kTile + at, load<Wide<T>>(z + k * kTile + at) * scale);
   }
 }
 
 // ds = z (u - sum over rows of z u), in place of u: the softmax's gradient.
 template <class T>
 void softmax_backward_tile(const T* z, T* u, int64_t rows, int count) {
-  constexpr int W = kTileWidth<T>;
+  constexpr int W = kWidth<T>;
   for (int at = 0; at < count; at += W) {
-    Tv<T> dot = {};
-    for (int64_t k = 0; k < rows; ++k) dot = fma(load<Tv<T>>(z + k * kTile + at), load<Tv<T>>(u + k * kTile + at), dot);
+    Wide<T> dot = {};
     for (int64_t k = 0; k < rows; ++k)
-      store(u + k * kTile + at, load<Tv<T>>(z + k * kTile + at) * (load<Tv<T>>(u + k * kTile + at) - dot));
+      dot = fma(load<Wide<T>>(z + k * kTile + at), load<Wide<T>>(u + k * kTile + at), dot);
+    for (int64_t k = 0; k < rows; ++k)
+      store(u + k * kTile + at, load<Wide<T>>(z + k * kTile + at) * (load<Wide<T>>(u + k * kTile + at) - dot));
   }
 }
 
@@ -200,9 +152,9 @@ void transpose_tile(const T* z, int64_t rows, int count, int64_t lanes, T* zt, T
     for (int p = 0; p < count; p += kStep) transpose_block(z + k * kTile + p, zt + p * lanes + k, lanes);
   for (; k < rows; ++k)
     for (int p = 0; p < count; ++p) zt[p * lanes + k] = z[k * kTile + p];
-  for (int64_t at = 0; at < lanes; at += kTileWidth<T>) {
-    Tv<T> sum = {};
-    for (int p = 0; p < count; ++p) sum += load<Tv<T>>(zt + p * lanes + at);
-    store(sums + at, load<Tv<T>>(sums + at) + sum);
+  for (int64_t at = 0; at < lanes; at += kWidth<T>) {
+    Wide<T> sum = {};
+    for (int p = 0; p < count; ++p) sum += load<Wide<T>>(zt + p * lanes + at);
+    store(sums + at, load<Wide<T>>(sums + at) + sum);
   }
 }

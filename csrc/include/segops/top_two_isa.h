@@ -24,9 +24,6 @@ SEGOPS_INLINE V margin_of_one(V x) {
   return size == size ? size : V{} + __builtin_inff();
 }
 
-template <class T>
-using Wide = std::conditional_t<std::is_same_v<T, float>, F16, D8>;
-
 // Margins of kCount vectors of cells, which stay in registers while the channels pass.
 template <class V, int kCount, class T>
 SEGOPS_INLINE void tile(const T* cells, int64_t plane, int64_t channels, T* out) {
@@ -49,7 +46,7 @@ SEGOPS_INLINE void one(const T* cell, int64_t plane, int64_t channels, T* out) {
 // Margins of `count` neighbouring cells; a cell's channels lie `plane` apart.
 template <class T>
 void margins_of_planes(const T* cells, int64_t plane, int64_t channels, int64_t count, T* out) {
-  using V = Wide<T>;
+  using V = Widest<T>;
   constexpr int kLanes = Lanes<V>::kCount, kCount = SEGOPS_ISA_LEVEL == 2 ? 4 : 1;
   int64_t i = 0;
   for (; i + kCount * kLanes <= count; i += kCount * kLanes) tile<V, kCount>(cells + i, plane, channels, out + i);
@@ -60,7 +57,7 @@ void margins_of_planes(const T* cells, int64_t plane, int64_t channels, int64_t 
 // One more channel for a vector's worth of cells whose two largest so far lie in memory.
 template <class T>
 SEGOPS_INLINE void rank_at(const T* values, T* first, T* second) {
-  using V = Wide<T>;
+  using V = Widest<T>;
   V a = load<V>(first), b = load<V>(second);
   rank(load<V>(values), a, b);
   store<V>(first, a);

@@ -56,7 +56,7 @@ void sample_quads(const T* map, int64_t width, const int64_t* corners, const T* 
 // count is a multiple of sixteen.
 template <class T>
 void rank_values(const T* values, int64_t count, T* first, T* second) {
-  for (int64_t i = 0; i < count; i += Lanes<Wide<T>>::kCount) rank_at(values + i, first + i, second + i);
+  for (int64_t i = 0; i < count; i += Lanes<Widest<T>>::kCount) rank_at(values + i, first + i, second + i);
 }
 
 // All channels at one point, where those of a cell lie side by side, to every step-th of `values`. `sums` is room for

@@ -1,0 +1,16 @@
+"""The product of two tiles, as all kernels that sum in float32 or float64 take it."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def product(a, b):
+    """a (I, K) times b (K, J) in the precision of the sums."""
+    if a.dtype == tl.float64:
+        out = tl.sum(a[:, :, None] * b[None, :, :], axis=1)
+    else:
+        out = tl.dot(a, b, input_precision="tf32x3")
+    return out
