@@ -82,7 +82,7 @@ def positive(name: str, x: Any) -> float:
     """A finite number above 0."""
     if isinstance(x, bool) or not isinstance(x, Real):
         raise TypeError(f"{name}: expected a number, got {type(x).__name__}")
-    if not (_is_finite(x) and x > 0):
+    if not (_is_finite(x) and float(x) > 0):
         raise ValueError(f"{name}: expected a finite number > 0, got {x}")
     return float(x)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -61,7 +63,7 @@ def uncertain_points(
     important = int(importance_sample_ratio * num_points)
 
     # With a generator, be it None, torch.rand takes no symbolic shapes.
-    own = {} if generator is None else {"generator": generator}
+    own: dict[str, Any] = {} if generator is None else {"generator": generator}
 
     def draw(count: int) -> Tensor:
         return torch.rand(logits.shape[0], count, 2, dtype=logits.dtype, device=logits.device, **own)
