@@ -1,5 +1,6 @@
 # make demo     the fully connected CRF at work on a picture
 # make test     the tests, and the examples in the docstrings
+# make test-gpu the operators on a CUDA device, Triton compiled
 # make bench    the benchmarks
 # make lint     ruff, mypy and clang-format; make format mends what they can mend
 # make docs     the documentation, into site/
@@ -24,7 +25,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format docs build clean distclean
+.PHONY: help demo test test-gpu bench lint format docs build clean distclean
 
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
@@ -47,6 +48,10 @@ test: $(NATIVE_STAMP) .venv/.stamp-dev
 	$(SAY) "Running the tests and the examples of the docstrings"
 	@$(PY) -m pytest --benchmark-disable $(ARGS)
 	$(SAY) "Tests and examples pass."
+
+test-gpu: $(NATIVE_STAMP) .venv/.stamp-dev
+	$(SAY) "Running the tests that need a CUDA device"
+	@SEGOPS_TEST_DEVICE=cuda $(PY) -m pytest tests/gpu $(ARGS)
 
 bench: $(NATIVE_STAMP) .venv/.stamp-dev
 	$(SAY) "Measuring; close other programs, the figures are only as calm as the machine"

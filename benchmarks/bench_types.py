@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 Inputs = dict[str, Any]
 
@@ -43,7 +44,7 @@ class Provider:
     """Someone who computes an operator.
 
     ``prepare(inputs)`` does what is not timed and returns the call that is. The first provider of an operator that is
-    not segops is the peer that ratios refer to. ``needs`` is the package it takes; ``single`` says that it has one
+    not segops is the peer that ratios refer to. ``needs`` is the package it takes, which none on a GPU has; ``single`` says that it has one
     thread; ``tolerance`` is the mean absolute difference from float64, relative to the mean.
     """
 
@@ -80,6 +81,15 @@ def doubled(inputs: Inputs) -> Inputs:
         k: v.detach().double().requires_grad_(v.requires_grad) if isinstance(v, Tensor) and v.is_floating_point() else v
         for k, v in inputs.items()
     }
+
+
+def moved(inputs: Inputs, device: str) -> Inputs:
+    """The inputs on another device, gradients wanted where they were."""
+
+    def move(x: Any) -> Any:
+        return x.detach().to(device).requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x
+
+    return inputs if device == "cpu" else pytree.tree_map(move, inputs)
 
 
 def tensors_once(inputs: Inputs) -> int:

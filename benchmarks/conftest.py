@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import torch
+
+collect_ignore = [] if torch.cuda.is_available() else ["test_bench_gpu.py"]
+
+
+def where(info: dict) -> str:
+    return "gpu" if "device" in info else f"{info['threads']} thr"
+
 
 def pytest_terminal_summary(terminalreporter, config):
     session = getattr(config, "_benchmarksession", None)
@@ -21,6 +29,6 @@ def pytest_terminal_summary(terminalreporter, config):
             ratio = f"{peer.stats.median / b.stats.median:6.2f}x {peer.extra_info['provider']}" if peer else ""
             memory = f"{info['peak_mib']:7.0f} MiB" if "peak_mib" in info else ""
             terminalreporter.write_line(
-                f"{workload:44s} {info['provider']:14s} {info['threads']} thr {b.stats.median * 1e3:9.2f} ms "
+                f"{workload:44s} {info['provider']:14s} {where(info):6s} {b.stats.median * 1e3:9.2f} ms "
                 f"{100 * info.get('share_of_copy_bandwidth', 0):5.1f} % of copy bandwidth {memory:12s} {ratio}"
             )

@@ -28,6 +28,7 @@ def kept(report: dict) -> dict:
         "commit": report["commit_info"]["id"],
         "cpu": machine["cpu"].get("brand_raw"),
         "cores": machine["cpu"].get("count"),
+        "gpu": next((b["extra_info"]["device"] for b in report["benchmarks"] if "device" in b["extra_info"]), None),
         "python": machine["python_version"],
         "rows": rows,
     }

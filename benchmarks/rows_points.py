@@ -50,7 +50,7 @@ def sampler(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Inputs], 
         grad = torch.randn(
             len(x), x.shape[1], points[0].numel() // 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64
         )
-        grad = grad.to(x.dtype)
+        grad = grad.to(x)
         return lambda: with_gradients(lambda x: function(x, points), x, grad=grad)
 
     return prepare
@@ -78,7 +78,7 @@ def scatterer(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[
         x, values, cells = inputs["input"], inputs["values"], inputs["cells"]
         if not x.requires_grad:
             return lambda: [function(x, cells, values)]
-        grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(x.dtype)
+        grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(x)
         return lambda: with_gradients(lambda x, values: function(x, cells, values), x, values, grad=grad)
 
     return prepare

@@ -21,7 +21,6 @@ WITH_GRADIENT = [c for c in CASES if c.gradients]
 # One ordinary case of each operator, for the promises that do not depend on the numbers.
 FIRST = list({c.op: c for c in reversed(CASES)}.values())
 GRADCHECK = [c for c in WITH_GRADIENT if c.name not in ("colour", "wide", "matrix", "none")]  # small enough
-DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 
 
 def op(case: Case):
@@ -210,6 +209,6 @@ def test_a_forced_backend_that_can_not_run_says_why(case):
         op(case)(*case.args(torch.float32))
 
 
-def test_the_interpreter_is_on_where_there_is_no_gpu():
-    """Otherwise the Triton rows above would not have run."""
-    assert torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"
+def test_the_interpreter_is_on():
+    """Otherwise the Triton rows above would not have run; tests/gpu runs them compiled."""
+    assert os.environ.get("TRITON_INTERPRET") == "1"
