@@ -44,8 +44,8 @@ class Provider:
     """Someone who computes an operator.
 
     ``prepare(inputs)`` does what is not timed and returns the call that is. The first provider of an operator that is
-    not segops is the peer that ratios refer to. ``needs`` is the package it takes, which none on a GPU has; ``single`` says that it has one
-    thread; ``tolerance`` is the mean absolute difference from float64, relative to the mean.
+    not segops is the peer that ratios refer to. ``needs`` is the package it takes, which none on a GPU has; ``single``
+    says that it has one thread; ``tolerance`` is the mean absolute difference from float64, relative to the mean.
     """
 
     name: str

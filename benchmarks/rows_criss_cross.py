@@ -30,7 +30,7 @@ def provider(function: Callable[..., Tensor]) -> Callable[[Inputs], Callable[[],
 def joint(column: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
     """Energies (N, H, W, H) and (N, H, W, W) to the weights; a column leaves the pixel itself to the row."""
     height = column.shape[1]
-    itself = torch.eye(height, dtype=torch.bool)[:, None, :]
+    itself = torch.eye(height, dtype=torch.bool, device=column.device)[:, None, :]
     weights = torch.cat([column.masked_fill(itself, -torch.inf), row], -1).softmax(-1)
     return weights[..., :height], weights[..., height:]
 

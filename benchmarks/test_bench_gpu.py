@@ -66,9 +66,9 @@ def peak_memory(run: Callable[[], Any]) -> float:
 @pytest.mark.benchmark(timer=synchronized_clock)
 @pytest.mark.parametrize(("workload", "provider", "name"), ROWS, ids=[f"{w}-{name}" for w, _, name in ROWS])
 def test_bench(benchmark, monkeypatch, workload: Workload, provider: Provider, name: str):
+    inputs, expected = inputs_of(workload)
     if name == "segops_cuda":
         monkeypatch.setattr(_backends, "PROVEN_ON_DEVICE", CUDA_OPERATORS)
-    inputs, expected = inputs_of(workload)
     run = provider.prepare(inputs)
     off = error(workload.comparable(inputs, run()), expected)
     assert off <= provider.tolerance, f"{name} is wrong by {off:.2g} on {workload}"

@@ -8,7 +8,7 @@ numbers and multiplies them while they are in registers: forward with the values
 rows add to what is there.
 
 Precision. float32 products are split into three TF32 products, which keeps about 22 bits; float64 does without tensor
-cores.
+cores. Halves are multiplied as they are and summed in float32; weights are rounded to the values' dtype.
 
 Cost. (H + W) multiply-adds a pixel and channel for each product; the energies once more for every 64 channels.
 """
@@ -27,7 +27,8 @@ from torch import Tensor
 @triton.jit
 def scalar_products(own, other, i, j, length, channels, plane, step, DEPTH: tl.constexpr):
     """own (channels, length) at i times other at j, over all channels."""
-    total = tl.zeros([i.shape[0], j.shape[0]], own.dtype.element_ty)
+    real = tl.float64 if own.dtype.element_ty == tl.float64 else tl.float32
+    total = tl.zeros([i.shape[0], j.shape[0]], real)
     for first in range(0, channels, DEPTH):
         c = first + tl.arange(0, DEPTH).to(tl.int64)
         x = tl.load(
@@ -94,7 +95,7 @@ def normalize_kernel(
     query += item * dims * plane + line * apart
     key += item * dims * plane + line * apart
     kept = item * plane + line * apart + i * step
-    real = query.dtype.element_ty
+    real = largest.dtype.element_ty
     top = tl.full([OWN], -3e38, real)  # not infinite: a column of one pixel has no energies
     total = tl.zeros([OWN], real)
     for begin in range(0, length, OTHER):
@@ -128,7 +129,7 @@ def gather_kernel(
     values += item * channels * plane + line * apart
     out += item * channels * plane + line * apart
     c = tl.program_id(1).to(tl.int64) * CHANNELS + tl.arange(0, CHANNELS)
-    total = tl.zeros([OWN, CHANNELS], own.dtype.element_ty)
+    total = tl.zeros([OWN, CHANNELS], out.dtype.element_ty)
     for begin in range(0, length, OTHER):
         j = begin + tl.arange(0, OTHER).to(tl.int64)
         energy = energies(own, other, i, j, length, dims, plane, step, IS_COLUMN, DEPTH)
@@ -138,7 +139,7 @@ def gather_kernel(
             mask=(c < channels)[None, :] & (j < length)[:, None],
             other=0.0,
         )
-        total += product(weight, x)
+        total += product(weight.to(x.dtype), x)
     store_tile(out, total, i, c, length, channels, plane, step, not IS_COLUMN)
 
 
@@ -163,7 +164,7 @@ def energy_gradient_kernel(
     mean += item * plane + line * apart
     out += item * dims * plane + line * apart
     d = tl.program_id(1).to(tl.int64) * CHANNELS + tl.arange(0, CHANNELS)
-    total = tl.zeros([OWN, CHANNELS], own.dtype.element_ty)
+    total = tl.zeros([OWN, CHANNELS], out.dtype.element_ty)
     for begin in range(0, length, OTHER):
         j = begin + tl.arange(0, OTHER).to(tl.int64)
         energy = energies(own, other, i, j, length, dims, plane, step, IS_COLUMN, DEPTH)
@@ -176,19 +177,27 @@ def energy_gradient_kernel(
         x = tl.load(
             other + d[None, :] * plane + j[:, None] * step, mask=(d < dims)[None, :] & (j < length)[:, None], other=0.0
         )
-        total += product(weight, x)
+        total += product(weight.to(x.dtype), x)
     store_tile(out, total, i, d, length, dims, plane, step, not IS_COLUMN)
 
 
-def tile(dtype: torch.dtype) -> dict[str, int]:
-    """Tiles of pixels, the largest that do not spill; float64 holds a three-dimensional product in registers."""
+def tile(dtype: torch.dtype, gradient: bool = False) -> dict[str, int]:
+    """Tiles of pixels, the fastest that do not spill; float64 holds a three-dimensional product in registers."""
     if dtype == torch.float64:
         return {"OWN": 16, "OTHER": 8, "DEPTH": 8, "num_warps": 4, "num_stages": 1}
-    return {"OWN": 32, "OTHER": 32, "DEPTH": 16, "num_warps": 4, "num_stages": 1}
+    if dtype == torch.float32:
+        return {"OWN": 64, "OTHER": 32, "DEPTH": 16 if gradient else 32, "num_warps": 8, "num_stages": 1}
+    return {"OWN": 64, "OTHER": 64, "DEPTH": 32, "num_warps": 8, "num_stages": 1}
 
 
-def channel_tile(dtype: torch.dtype, channels: int) -> int:
-    return 8 if dtype == torch.float64 else min(64, max(16, triton.next_power_of_2(channels)))
+def channel_tile(dtype: torch.dtype, channels: int, gradient: bool = False) -> int:
+    most = 8 if dtype == torch.float64 else 64 if gradient else 128
+    return min(most, max(16, triton.next_power_of_2(channels)))
+
+
+def summed(x: Tensor) -> torch.dtype:
+    """What products of x are summed in."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def each_direction(x: Tensor, own: int) -> Iterator[tuple[int, tuple[int, ...], bool]]:
@@ -205,7 +214,7 @@ def each_direction(x: Tensor, own: int) -> Iterator[tuple[int, tuple[int, ...], 
 def softmax(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """The largest energy of every pixel, and one over the sum of the exponentials."""
     n, dims, height, width = query.shape
-    largest, scale = query.new_empty((2, n, height, width))
+    largest, scale = query.new_empty((2, n, height, width), dtype=summed(query))
     sizes = tile(query.dtype)
     for programs, (count, length, *strides), is_column in each_direction(query, sizes["OWN"]):
         normalize_kernel[(programs,)](
@@ -216,14 +225,14 @@ def softmax(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
 
 def gathered(own: Tensor, other: Tensor, largest: Tensor, scale: Tensor, values: Tensor, of_keys: bool) -> Tensor:
     """Values weighted by the attention, or with ``of_keys`` by its transpose."""
-    out = torch.empty_like(values)
+    out = torch.empty_like(values, dtype=summed(values))
     sizes, width = tile(values.dtype), channel_tile(values.dtype, values.shape[1])
     for programs, (count, length, *strides), is_column in each_direction(values, sizes["OWN"]):
         gather_kernel[programs, triton.cdiv(values.shape[1], width)](
             own, other, largest, scale, values, out, count, length, own.shape[1], values.shape[1], *strides,
             IS_COLUMN=is_column, OF_KEYS=of_keys, CHANNELS=width, **sizes,
         )  # fmt: skip
-    return out
+    return out.to(values.dtype)
 
 
 def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -239,12 +248,12 @@ def criss_cross_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value."""
     grad, query, key, value = grad.contiguous(), query.contiguous(), key.contiguous(), value.contiguous()
-    grad_query, grad_key = torch.empty_like(query), torch.empty_like(key)
     if value.numel() == 0:
-        return grad_query, grad_key, torch.empty_like(value)
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+    grad_query, grad_key = (torch.empty_like(x, dtype=summed(x)) for x in (query, key))
     largest, scale = softmax(query, key)
-    mean = torch.einsum("nchw,nchw->nhw", grad, out).contiguous()
-    sizes, width = tile(query.dtype), channel_tile(query.dtype, query.shape[1])
+    mean = (grad * out).sum(1, dtype=summed(grad))
+    sizes, width = tile(query.dtype, True), channel_tile(query.dtype, query.shape[1], True)
     for of_keys, own, other, left, right, result in (
         (False, query, key, grad, value, grad_query),
         (True, key, query, value, grad, grad_key),
@@ -255,25 +264,23 @@ def criss_cross_attention_backward(
                 count, length, query.shape[1], value.shape[1], *strides,
                 IS_COLUMN=is_column, OF_KEYS=of_keys, CHANNELS=width, **sizes,
             )  # fmt: skip
-    return grad_query, grad_key, gathered(key, query, largest, scale, grad, of_keys=True)
+    grad_value = gathered(key, query, largest, scale, grad, of_keys=True)
+    return grad_query.to(query.dtype), grad_key.to(key.dtype), grad_value
 
 
 def _aot() -> Iterator[tuple]:
-    for pointer, dtype in (("*fp32", torch.float32), ("*fp64", torch.float64)):
-        plain = [{"IS_COLUMN": c, **tile(dtype)} for c in (True, False)]
-        both = [
-            {"OF_KEYS": k, "CHANNELS": channel_tile(dtype, n), **p}
-            for p in plain
-            for k in (False, True)
-            for n in ((64,) if dtype == torch.float64 else (16, 64))
-        ]
-        for kernel, configurations in (
-            (normalize_kernel, plain),
-            (gather_kernel, both),
-            (energy_gradient_kernel, both),
-        ):
-            names = ("query", "key", "own", "other", "left", "right", "values", "largest", "scale", "mean", "out")
-            yield kernel, {name: pointer for name in names if name in kernel.arg_names}, configurations
+    for pointer, dtype in (("*fp32", torch.float32), ("*fp64", torch.float64), ("*bf16", torch.bfloat16)):
+        read = dict.fromkeys(("query", "key", "own", "other", "left", "right", "values"), pointer)
+        types = {**read, **dict.fromkeys(("largest", "scale", "mean", "out"), pointer.replace("bf16", "fp32"))}
+        for kernel in (normalize_kernel, gather_kernel, energy_gradient_kernel):
+            gradient = kernel is energy_gradient_kernel
+            rest = [{}] if kernel is normalize_kernel else [
+                {"OF_KEYS": k, "CHANNELS": c}
+                for k in (False, True)
+                for c in sorted({channel_tile(dtype, n, gradient) for n in (16, 512)})
+            ]  # fmt: skip
+            configurations = [{"IS_COLUMN": c, **r, **tile(dtype, gradient)} for c in (True, False) for r in rest]
+            yield kernel, {name: t for name, t in types.items() if name in kernel.arg_names}, configurations
 
 
 AOT = list(_aot())

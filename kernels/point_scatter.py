@@ -17,11 +17,13 @@ BLOCK, CHANNELS = 128, 8
 
 @triton.jit
 def winner_kernel(indices, winner, points, blocks, cells, index_n, index_p, BLOCK: tl.constexpr):
-    """The largest number of a point in each cell of winner (N, cells)."""
+    """The largest number of a point in each cell of winner (N, cells), after a 0 if there is an index of no cell."""
     item = (tl.program_id(0) // blocks).to(tl.int64)
     p = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
-    cell = tl.load(indices + item * index_n + p.to(tl.int64) * index_p, mask=p < points, other=-1)
-    tl.atomic_max(winner + item * cells + cell, p, mask=(cell >= 0) & (cell < cells), sem="relaxed")
+    cell = tl.load(indices + item * index_n + p.to(tl.int64) * index_p, mask=p < points, other=0)
+    exists = (cell >= 0) & (cell < cells)
+    tl.store(winner + tl.zeros_like(p), 0, mask=~exists)
+    tl.atomic_max(winner + 1 + item * cells + cell, p, mask=exists & (p < points), sem="relaxed")
 
 
 @triton.jit
@@ -48,26 +50,30 @@ def move_kernel(
         tl.store(values, value, mask=(c < channels) & (p < points)[None, :])
 
 
-def check(indices: Tensor, cells: int) -> None:
-    """Cells exist; on a GPU the answer is not waited for."""
-    inside = ((indices >= 0) & (indices < cells)).all()
+def winners(indices: Tensor, cells: int) -> Tensor:
+    """The last point of each cell, (N * cells), -1 where there is none. A GPU's check is not waited for."""
+    batch, points = indices.shape
+    winner = indices.new_full((1 + batch * cells,), -1, dtype=torch.int32)
+    blocks = triton.cdiv(points, BLOCK)
+    winner_kernel[(batch * blocks,)](indices, winner, points, blocks, cells, *indices.stride(), BLOCK=BLOCK)
     message = f"indices: expected cells from 0 to {cells - 1}"
     if indices.is_cuda:
-        torch._assert_async(inside, message)
-    elif not inside:
+        torch._assert_async(winner[0], message)
+    elif winner[0] == 0:
         raise ValueError(f"{message}, got {int(indices.min())} to {int(indices.max())}")
+    return winner[1:]
 
 
 def move(indices: Tensor, map: Tensor, values: Tensor, write: bool) -> None:
     """Fill the map, (N, C, H, W), from the values, (N, C, P), or the values from the map."""
     batch, channels, height, width = map.shape
     points, cells = indices.shape[1], height * width
-    check(indices, cells)
-    if not values.numel():
+    if not indices.numel():
         return
-    winner = indices.new_full((batch, cells), -1, dtype=torch.int32)
+    winner = winners(indices, cells)
+    if not channels:
+        return
     blocks = triton.cdiv(points, BLOCK)
-    winner_kernel[(batch * blocks,)](indices, winner, points, blocks, cells, *indices.stride(), BLOCK=BLOCK)
     move_kernel[batch * blocks, triton.cdiv(channels, CHANNELS)](
         indices, winner, map, values, points, blocks, channels, cells, width, *indices.stride(), *map.stride(),
         *values.stride(), WRITE=write, BLOCK=BLOCK, CHANNELS=CHANNELS,

@@ -6,6 +6,7 @@ that can't run is an error with the reason.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -19,9 +20,10 @@ from . import _native
 
 BACKENDS = ("cpu", "cuda", "triton", "reference")
 
-# CUDA C++ kernels that a committed run under benchmarks/results/ shows right and faster than Triton; the others are
-# opt-in.
-PROVEN_ON_DEVICE: frozenset[str] = frozenset()
+# CUDA C++ kernels that a committed run (benchmarks/results/gpu-h200.json) shows right and faster than Triton's; the
+# others are opt-in.
+PROVEN_ON_DEVICE: frozenset[str] = frozenset({"mean_field", "permutohedral_filter"})
+OPT_IN = "only on request: not measured to be faster than Triton"
 
 
 class BackendError(RuntimeError):
@@ -63,7 +65,13 @@ class backend(TorchDispatchMode):
         if func.namespace != "segops":
             return func(*args, **(kwargs or {}))
         name, device = func._schema.name.split("::")[1], device_of(args)
-        return launch(kernel(name, self.name, device), device, args)
+        return launch(kernel(name, self.name, device, dtype_of(args)), device, args)
+
+
+@functools.cache
+def _importable(module: str) -> bool:
+    """Looked up once: a search of the file system in every call would cost more than small kernels do."""
+    return importlib.util.find_spec(module) is not None
 
 
 def _first_tensor(args: Any) -> torch.Tensor | None:
@@ -76,8 +84,13 @@ def device_of(args: Any) -> str:
     return "cpu" if first is None else first.device.type
 
 
-def unavailable(name: str, backend: str, device: str) -> str | None:
-    """Why ``backend`` can't run operator ``name`` on tensors of that device type; None if it can."""
+def dtype_of(args: Any) -> torch.dtype | None:
+    """What an operator computes in: the dtype of its first floating tensor."""
+    return next((a.dtype for a in args if isinstance(a, torch.Tensor) and a.is_floating_point()), None)
+
+
+def unavailable(name: str, backend: str, device: str, dtype: torch.dtype | None = None) -> str | None:
+    """Why ``backend`` can't run operator ``name`` on tensors of that device type and dtype; None if it can."""
     from ._registry import OPERATORS
 
     if backend == "reference":
@@ -90,9 +103,9 @@ def unavailable(name: str, backend: str, device: str) -> str | None:
         has = torch._C._dispatch_has_kernel_for_dispatch_key(f"segops::{name}", "CPU")
         return None if has else "no CPU kernel"
     if backend == "triton":
-        if importlib.util.find_spec("triton") is None:
+        if not _importable("triton"):
             return "triton is not installed"
-        if importlib.util.find_spec(f"segops.kernels.{OPERATORS[name].file}") is None:
+        if not _importable(f"segops.kernels.{OPERATORS[name].file}"):
             return "no Triton kernel"
         if device == "cuda" or (device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
             return None
@@ -101,8 +114,9 @@ def unavailable(name: str, backend: str, device: str) -> str | None:
         return f"runs on CUDA tensors, these are on {device}"
     if _native.missing("_C_cuda"):
         return f"the CUDA library is {_native.missing('_C_cuda')}"
-    has = torch._C._dispatch_has_kernel_for_dispatch_key(f"segops_cuda::{name}", "CUDA")
-    return None if has else "no CUDA C++ kernel"
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"segops_cuda::{name}", "CUDA"):
+        return "no CUDA C++ kernel"
+    return None if dtype in (None, torch.float32) else f"computes in float32, these are {dtype}"
 
 
 def order(name: str, device: str) -> tuple[str, ...]:
@@ -112,16 +126,16 @@ def order(name: str, device: str) -> tuple[str, ...]:
     return ("cpu", "reference")
 
 
-def select(name: str, device: str) -> str:
-    """The backend that runs ``name`` on this device type when nothing but SEGOPS_BACKEND decides."""
-    return forced() or next(b for b in order(name, device) if unavailable(name, b, device) is None)
+def select(name: str, device: str, dtype: torch.dtype | None = None) -> str:
+    """The backend that runs ``name`` on this device type and dtype when nothing but SEGOPS_BACKEND decides."""
+    return forced() or next(b for b in order(name, device) if unavailable(name, b, device, dtype) is None)
 
 
-def kernel(name: str, backend: str, device: str) -> Callable[..., Any]:
+def kernel(name: str, backend: str, device: str, dtype: torch.dtype | None = None) -> Callable[..., Any]:
     """The function that is operator ``name`` on ``backend``, or BackendError."""
     from ._registry import OPERATORS
 
-    reason = unavailable(name, backend, device)
+    reason = unavailable(name, backend, device, dtype)
     if reason is not None:
         raise BackendError(f"segops.{name}: the backend {backend!r} can't run: {reason}")
     if backend == "reference":
@@ -133,7 +147,8 @@ def kernel(name: str, backend: str, device: str) -> Callable[..., Any]:
 
 def run(name: str, device: str, *args: Any) -> Any:
     """What the dispatcher calls where the choice is Python's."""
-    return launch(kernel(name, select(name, device), device), device, args)
+    dtype = dtype_of(args)
+    return launch(kernel(name, select(name, device, dtype), device, dtype), device, args)
 
 
 def launch(function: Callable[..., Any], device: str, args: tuple) -> Any:
@@ -159,7 +174,7 @@ def table() -> list[tuple[str, dict[str, str | None]]]:
         if reasons["cuda"] is None:
             reasons["cuda"] = "no CUDA device" if not gpu else None
             if name not in PROVEN_ON_DEVICE:
-                reasons["cuda"] = "compiled, not run on a device yet (opt-in)"
+                reasons["cuda"] = OPT_IN
         rows.append((name, reasons))
     return rows
 
@@ -194,18 +209,18 @@ def explain(name: str, *args: Any) -> str:
     name = {"dense_crf": "mean_field"}.get(name, name)
     if name not in OPERATORS:
         raise ValueError(f"explain: expected one of {', '.join(sorted(OPERATORS))}, got {name!r}")
-    device = device_of(args)
-    chosen = select(name, device)
-    obstacle = unavailable(name, chosen, device)
+    device, dtype = device_of(args), dtype_of(args)
+    chosen = select(name, device, dtype)
+    obstacle = unavailable(name, chosen, device, dtype)
     detail = f", which can't run: {obstacle}" if obstacle else f" ({_native.isa()})" if chosen == "cpu" else ""
     lines = [f"{name} on {device}: {chosen}{detail}"]
     for other in BACKENDS:
         if other == chosen:
             continue
-        reason = unavailable(name, other, device)
+        reason = unavailable(name, other, device, dtype)
         if reason is None:
             reason = f"SEGOPS_BACKEND={forced()}" if forced() else f"available, but {chosen} goes first"
             if other == "cuda" and name not in PROVEN_ON_DEVICE:
-                reason = "compiled, not run on a device yet: only on request"
+                reason = OPT_IN
         lines.append(f"  not {other}: {reason}")
     return "\n".join(lines)

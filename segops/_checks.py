@@ -143,3 +143,12 @@ def widened(x: Tensor) -> Tensor:
 def narrowed(out: Tensor, like: Tensor) -> Tensor:
     """Back to the dtype that came in; inside autocast results stay float32, as torch's own reductions do."""
     return out if torch.is_autocast_enabled(like.device.type) else out.to(like.dtype)
+
+
+def lowered(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Inside autocast, the dtype that torch's own matrix products take there; float64 stays."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)

@@ -26,6 +26,7 @@ class Operator:
     reference: Callable[..., Any]
     fake: Callable[..., Any]
     differentiable: bool
+    autocast: torch.dtype | None
 
 
 OPERATORS: dict[str, Operator] = {}
@@ -43,14 +44,16 @@ def register(
     backward: Callable[..., Any] | None = None,
     setup_context: Callable[..., Any] | None = None,
     batch: Sequence[int] = (),
+    autocast: torch.dtype | None = torch.float32,
 ) -> None:
     """Register ``segops::<schema>``, which gives no defaults: torch would drop such arguments from a backward's inputs.
 
     ``batch`` lists the positions of the arguments whose first dimension is the batch, if all results have it too: then
-    vmap folds into it (a batch of 1 is shared). Without it vmap is a loop. Under autocast, operators run in float32.
+    vmap folds into it (a batch of 1 is shared). Without it vmap is a loop. Under autocast an operator runs in the dtype
+    ``autocast``; None leaves it to the public function, which lowers what is a matrix product at heart.
     """
     name = schema[: schema.index("(")]
-    OPERATORS[name] = Operator(name, file, schema, reference, fake, backward is not None)
+    OPERATORS[name] = Operator(name, file, schema, reference, fake, backward is not None, autocast)
     qualified = f"segops::{name}"
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _cuda_library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -63,8 +66,8 @@ def register(
     if backward is not None:
         torch.library.register_autograd(qualified, backward, setup_context=setup_context)
     torch.library.register_vmap(qualified, _vmap(name, frozenset(batch)))
-    for device in ("cpu", "cuda"):
-        torch.library.register_autocast(qualified, device, torch.float32)
+    for device in ("cpu", "cuda") if autocast is not None else ():
+        torch.library.register_autocast(qualified, device, autocast)
 
 
 def call(operator: Callable[..., Any], *args: Any) -> Any:

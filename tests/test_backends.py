@@ -42,7 +42,7 @@ def test_forcing_reaches_the_backward_pass(monkeypatch):
     ran = []
     kernel = _backends.kernel
     monkeypatch.setattr(
-        _backends, "kernel", lambda name, backend, device: ran.append((name, backend)) or kernel(name, backend, device)
+        _backends, "kernel", lambda name, backend, *of: ran.append((name, backend)) or kernel(name, backend, *of)
     )
     logits = torch.rand(1, 3, 40, requires_grad=True)
     with segops.backend("reference"):
@@ -54,6 +54,18 @@ def test_forcing_around_a_compiled_function():
     compiled = torch.compile(lambda v, f: segops.permutohedral_filter(v, f) * 2)
     with segops.backend("reference"):
         torch.testing.assert_close(compiled(VALUES, FEATURES), 2 * segops.permutohedral_filter(VALUES, FEATURES))
+
+
+def test_cuda_kernels_are_left_alone_with_what_they_can_not_compute(monkeypatch):
+    available = _backends._native.missing("_C_cuda") is None
+    expected = "cuda" if available else "triton"
+    monkeypatch.setenv("SEGOPS_BACKEND", "")
+    assert _backends.select("mean_field", "cuda", torch.float32) == expected
+    assert _backends.select("mean_field", "cuda", torch.float64) == "triton"
+    assert _backends.select("lovasz_softmax", "cuda", torch.float32) == "triton"
+    assert "float32, these are torch.float64" in str(
+        _backends.unavailable("mean_field", "cuda", "cuda", torch.float64)
+    ) or (not available)
 
 
 def test_table_names_every_operator_and_gives_reasons():

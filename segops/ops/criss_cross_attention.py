@@ -19,12 +19,12 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     the order in which old CUDA code lists the path has no bearing on the result.
 
     Args:
-        query: ``(N, D, H, W)``; float64, float32, bfloat16 or float16 (computed in float32).
+        query: ``(N, D, H, W)``; float64, float32, bfloat16 or float16 (summed in float32).
         key: like ``query``.
         value: ``(N, C, H, W)``, of the dtype of ``query``.
 
     Returns:
-        ``(N, C, H, W)``, contiguous, in the dtype of ``value`` (float32 inside autocast).
+        ``(N, C, H, W)``, contiguous, in the dtype of ``value``, inside autocast that of torch's matrix products.
 
     Differentiable once with respect to ``query``, ``key`` and ``value``. NaN or infinite energies make the pixels NaN
     whose softmax they enter.
@@ -58,8 +58,11 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         raise ValueError(
             f"value: expected shape ({n}, C, {height}, {width}) to go with query, got {_checks.shape(value)}"
         )
-    wide = map(_checks.widened, (query, key, value))
-    return _checks.narrowed(_registry.call(torch.ops.segops.criss_cross_attention, *wide), value)
+    tensors = _checks.lowered(query, key, value)
+    dtype = tensors[2].dtype
+    if not value.is_cuda:  # a GPU reads halves as they are
+        tensors = tuple(map(_checks.widened, tensors))
+    return _registry.call(torch.ops.segops.criss_cross_attention, *tensors).to(dtype)
 
 
 def _channels(name: str, x: Tensor, form: str) -> None:
@@ -98,6 +101,7 @@ _registry.register(
     backward=_backward,
     setup_context=_setup_context,
     batch=(0, 1, 2),
+    autocast=None,
 )
 _registry.register(
     "criss_cross_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor out)"
@@ -105,4 +109,5 @@ _registry.register(
     file="criss_cross_attention",
     reference=reference.criss_cross_attention_backward,
     fake=_fake_backward,
+    autocast=None,
 )

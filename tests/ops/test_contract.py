@@ -153,7 +153,7 @@ def test_vmap(case, everything):
             torch.testing.assert_close(a[i], b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("case", FIRST, ids=str)
+@pytest.mark.parametrize("case", [c for c in FIRST if OPERATORS[c.op].autocast], ids=str)
 def test_autocast_computes_in_float32(case):
     args = case.args(torch.bfloat16)
     wide = pytree.tree_map(lambda x: x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, args)
