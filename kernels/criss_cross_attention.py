@@ -190,6 +190,13 @@ def tile(dtype: torch.dtype, gradient: bool = False) -> dict[str, int]:
     return {"OWN": 64, "OTHER": 64, "DEPTH": 32, "num_warps": 8, "num_stages": 1}
 
 
+def energy_tile(dtype: torch.dtype) -> dict[str, int]:
+    """That of the pass which has nothing but energies."""
+    if dtype == torch.float64:
+        return tile(dtype)
+    return {"OWN": 64, "OTHER": 64, "DEPTH": 16, "num_warps": 4, "num_stages": 1}
+
+
 def channel_tile(dtype: torch.dtype, channels: int, gradient: bool = False) -> int:
     most = 8 if dtype == torch.float64 else 64 if gradient else 128
     return min(most, max(16, triton.next_power_of_2(channels)))
@@ -215,7 +222,7 @@ def softmax(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """The largest energy of every pixel, and one over the sum of the exponentials."""
     n, dims, height, width = query.shape
     largest, scale = query.new_empty((2, n, height, width), dtype=summed(query))
-    sizes = tile(query.dtype)
+    sizes = energy_tile(query.dtype)
     for programs, (count, length, *strides), is_column in each_direction(query, sizes["OWN"]):
         normalize_kernel[(programs,)](
             query, key, largest, scale, count, length, dims, *strides, IS_COLUMN=is_column, **sizes
@@ -274,12 +281,13 @@ def _aot() -> Iterator[tuple]:
         types = {**read, **dict.fromkeys(("largest", "scale", "mean", "out"), pointer.replace("bf16", "fp32"))}
         for kernel in (normalize_kernel, gather_kernel, energy_gradient_kernel):
             gradient = kernel is energy_gradient_kernel
+            sizes = energy_tile(dtype) if kernel is normalize_kernel else tile(dtype, gradient)
             rest = [{}] if kernel is normalize_kernel else [
                 {"OF_KEYS": k, "CHANNELS": c}
                 for k in (False, True)
                 for c in sorted({channel_tile(dtype, n, gradient) for n in (16, 512)})
             ]  # fmt: skip
-            configurations = [{"IS_COLUMN": c, **r, **tile(dtype, gradient)} for c in (True, False) for r in rest]
+            configurations = [{"IS_COLUMN": c, **r, **sizes} for c in (True, False) for r in rest]
             yield kernel, {name: t for name, t in types.items() if name in kernel.arg_names}, configurations
 
 
