@@ -358,7 +358,11 @@ CASES: tuple[Case, ...] = (
         Case("nonlocal_attention", name, _nonlocal(*sizes), (2,) if name == "one_key" else (0, 1, 2))
         for name, sizes in _NONLOCAL.items()
     ),
-    *(Case("nonlocal_attention_backward", name, _nonlocal_backward(*sizes)) for name, sizes in _NONLOCAL.items()),
+    *(  # of one key the softmax has no gradient: there is nothing but rounding to compare
+        Case("nonlocal_attention_backward", name, _nonlocal_backward(*sizes))
+        for name, sizes in _NONLOCAL.items()
+        if name != "one_key"
+    ),
     Case("encoding", "plain", _encoding(2, 12, 107, 5), (0, 1, 2)),
     Case("encoding", "wide", _encoding(1, 70, 130, 33), (0, 1, 2)),
     Case("encoding", "one_codeword", _encoding(2, 3, 20, 1), (0, 1)),
