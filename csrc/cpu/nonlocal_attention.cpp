@@ -65,9 +65,9 @@ struct Inputs {
       case ScalarType::Float:
         return body(float{});
       case ScalarType::BFloat16:
-        return body(c10::BFloat16{});
+        return body(torch::headeronly::BFloat16{});
       case ScalarType::Half:
-        return body(c10::Half{});
+        return body(torch::headeronly::Half{});
       default:
         require(false, "nonlocal_attention: expected float64, float32, bfloat16 or float16");
     }
