@@ -262,7 +262,7 @@ def nonlocal_attention_backward(
     if n == 0:
         return tuple(results)  # type: ignore[return-value]
     factor, lse = lse.new_full((1,), scale), lse.contiguous()
-    mean = torch.linalg.vecdot(grad.to(lse.dtype), out.to(lse.dtype), dim=1)
+    mean = torch.linalg.vecdot(grad.to(lse.dtype), out.to(lse.dtype), dim=1).contiguous()
     constants = options(query.dtype, channels, dims)
     programs, blocks = grid(key, channels, constants)
     grad, query, key, value = map(last, (grad, query, key, value))
