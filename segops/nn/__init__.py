@@ -4,5 +4,6 @@ from .criss_cross_attention import CrissCrossAttention
 from .dense_crf import DenseCRF
 from .em_attention import EMAttention
 from .encoding import Encoding
+from .nonlocal_attention import NonLocal
 
-__all__ = ["CrissCrossAttention", "DenseCRF", "EMAttention", "Encoding"]
+__all__ = ["CrissCrossAttention", "DenseCRF", "EMAttention", "Encoding", "NonLocal"]
