@@ -140,6 +140,14 @@ def _criss_cross(batch: int, dims: int, channels: int, height: int, width: int, 
     return make
 
 
+def _concatenation(batch: int, channels: int, queries: int, keys: int, backward: bool = False) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        inputs = _randn(g, batch, queries), _randn(g, batch, keys), _randn(g, batch, channels, keys)
+        return (_randn(g, batch, channels, queries), *inputs) if backward else inputs
+
+    return make
+
+
 def _encoding(batch: int, channels: int, pixels: int, codes: int, grad: bool = False) -> Callable:
     def make(g: torch.Generator) -> tuple:
         scale = -0.5 * torch.rand(codes, generator=g, dtype=torch.float64) / channels**0.5
@@ -241,6 +249,14 @@ _CRISS_CROSSED = {  # batch, dims, channels, height, width
     "empty_batch": (0, 2, 3, 4, 5),
 }
 
+_CONCATENATED = {  # batch, channels, queries, keys
+    "plain": (2, 5, 40, 33),
+    "wide": (1, 35, 130, 97),
+    "one_key": (2, 3, 7, 1),
+    "one_query": (1, 17, 1, 9),
+    "empty_batch": (0, 3, 4, 5),
+}
+
 CASES: tuple[Case, ...] = (
     *(
         Case("criss_cross_attention", name, _criss_cross(*sizes), (2,) if name == "one_pixel" else (0, 1, 2))
@@ -321,6 +337,8 @@ CASES: tuple[Case, ...] = (
     Case("em_attention", "empty_batch", _em(0, 4, 10, 3, True, 2, "add"), (0, 1)),
     Case("em_attention_backward", "shared", _em_backward(2, 12, 107, 5, True, "add")),
     Case("em_attention_backward", "each", _em_backward(1, 7, 40, 17, False, "clamp")),
+    *(Case("nonlocal_concatenation", n, _concatenation(*s), (0, 1, 2)) for n, s in _CONCATENATED.items()),
+    *(Case("nonlocal_concatenation_backward", n, _concatenation(*s, True)) for n, s in _CONCATENATED.items()),
     Case("encoding", "plain", _encoding(2, 12, 107, 5), (0, 1, 2)),
     Case("encoding", "wide", _encoding(1, 70, 130, 33), (0, 1, 2)),
     Case("encoding", "one_codeword", _encoding(2, 3, 20, 1), (0, 1)),
