@@ -40,6 +40,7 @@ CPU_SOURCES = [
     "csrc/cpu/uncertain_points.cpp",
     "csrc/cpu/em_attention.cpp",
     "csrc/cpu/encoding.cpp",
+    "csrc/cpu/nonlocal_attention.cpp",
     "csrc/cpu/nonlocal_concatenation.cpp",
 ]
 CUDA_SOURCES = [

@@ -21,6 +21,7 @@ _HOME = {
     "lovasz_hinge": "ops",
     "lovasz_softmax": "ops",
     "mean_field": "ops",
+    "nonlocal_attention": "ops",
     "nonlocal_concatenation": "ops",
     "permutohedral_filter": "ops",
     "point_sample": "ops",

@@ -140,7 +140,9 @@ def _vmap(name: str, batch: frozenset[int]) -> Callable[..., Any]:
         result = operator(
             *(flat(a, d) if i in batch else a for i, (a, d) in enumerate(zip(args, in_dims, strict=True)))
         )
-        return result.unflatten(0, (size, inner)), 0
+        if isinstance(result, Tensor):
+            return result.unflatten(0, (size, inner)), 0
+        return tuple(r.unflatten(0, (size, inner)) for r in result), (0,) * len(result)
 
     def rule(info: Any, in_dims: tuple, *args: Any) -> Any:
         elsewhere = any(_mapped(d) for i, d in enumerate(in_dims) if i not in batch)

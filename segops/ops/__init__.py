@@ -9,6 +9,7 @@ from .lovasz_grad import lovasz_grad
 from .lovasz_hinge import lovasz_hinge
 from .lovasz_softmax import lovasz_softmax
 from .mean_field import mean_field
+from .nonlocal_attention import nonlocal_attention
 from .nonlocal_concatenation import nonlocal_concatenation
 from .permutohedral_filter import permutohedral_filter
 from .point_sample import point_sample
@@ -27,6 +28,7 @@ __all__ = [
     "lovasz_hinge",
     "lovasz_softmax",
     "mean_field",
+    "nonlocal_attention",
     "nonlocal_concatenation",
     "permutohedral_filter",
     "point_sample",

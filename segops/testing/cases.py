@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..reference.nonlocal_attention import nonlocal_attention
+
 
 @dataclass(frozen=True)
 class Case:
@@ -140,6 +142,27 @@ def _criss_cross(batch: int, dims: int, channels: int, height: int, width: int, 
     return make
 
 
+def _nonlocal(batch: int, dims: int, channels: int, queries: int, keys: int, scale: float) -> Callable:
+    return lambda g: (
+        _randn(g, batch, dims, queries),
+        _randn(g, batch, dims, keys),
+        _randn(g, batch, channels, keys),
+        scale,
+    )
+
+
+def _nonlocal_backward(*sizes: Any) -> Callable:
+    """With the forward's own results: those of other softmaxes would make weights that no softmax has."""
+    forward = _nonlocal(*sizes)
+
+    def make(g: torch.Generator) -> tuple:
+        query, key, value, scale = forward(g)
+        out, lse = nonlocal_attention(query, key, value, scale)
+        return _randn(g, *out.shape), query, key, value, out, lse, scale
+
+    return make
+
+
 def _concatenation(batch: int, channels: int, queries: int, keys: int, backward: bool = False) -> Callable:
     def make(g: torch.Generator) -> tuple:
         inputs = _randn(g, batch, queries), _randn(g, batch, keys), _randn(g, batch, channels, keys)
@@ -249,6 +272,16 @@ _CRISS_CROSSED = {  # batch, dims, channels, height, width
     "empty_batch": (0, 2, 3, 4, 5),
 }
 
+_NONLOCAL = {  # batch, dims, channels, queries, keys, scale
+    "map": (2, 5, 7, 41, 41, 0.5),
+    "blocks": (1, 9, 6, 130, 230, 1.0),
+    "deep": (1, 140, 3, 20, 33, 0.1),
+    "pooled": (3, 4, 10, 107, 11, -0.7),
+    "one_key": (2, 3, 4, 9, 1, 1.0),
+    "one_query": (1, 3, 4, 1, 50, 1.0),
+    "empty_batch": (0, 3, 4, 9, 5, 1.0),
+}
+
 _CONCATENATED = {  # batch, channels, queries, keys
     "plain": (2, 5, 40, 33),
     "wide": (1, 35, 130, 97),
@@ -337,6 +370,11 @@ CASES: tuple[Case, ...] = (
     Case("em_attention", "empty_batch", _em(0, 4, 10, 3, True, 2, "add"), (0, 1)),
     Case("em_attention_backward", "shared", _em_backward(2, 12, 107, 5, True, "add")),
     Case("em_attention_backward", "each", _em_backward(1, 7, 40, 17, False, "clamp")),
+    *(
+        Case("nonlocal_attention", name, _nonlocal(*sizes), (2,) if name == "one_key" else (0, 1, 2))
+        for name, sizes in _NONLOCAL.items()
+    ),
+    *(Case("nonlocal_attention_backward", name, _nonlocal_backward(*sizes)) for name, sizes in _NONLOCAL.items()),
     *(Case("nonlocal_concatenation", n, _concatenation(*s), (0, 1, 2)) for n, s in _CONCATENATED.items()),
     *(Case("nonlocal_concatenation_backward", n, _concatenation(*s, True)) for n, s in _CONCATENATED.items()),
     Case("encoding", "plain", _encoding(2, 12, 107, 5), (0, 1, 2)),

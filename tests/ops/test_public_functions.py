@@ -22,6 +22,7 @@ CALLS = {
     "lovasz_hinge": lambda x: segops.lovasz_hinge(x, x > 0),
     "lovasz_softmax": lambda x: segops.lovasz_softmax(x, LABELS, classes=[1, 2], per_image=True),
     "mean_field": lambda x: segops.mean_field(VALUES, [FEATURES], [1.5], iterations=2),
+    "nonlocal_attention": lambda x: segops.nonlocal_attention(x, x[..., 1:], x[:, :3, :, 1:], scale=0.5),
     "nonlocal_concatenation": lambda x: segops.nonlocal_concatenation(x[:, 0, 0], x[:, 1, 1], x[:, 2]),
     "permutohedral_filter": lambda x: segops.permutohedral_filter(VALUES, FEATURES),
     "point_sample": lambda x: segops.point_sample([x, x], POINTS),

@@ -32,4 +32,15 @@ class Parallel {
   virtual void run_tasks(int tasks, void (*task)(const void*, int), const void* context) = 0;
 };
 
+// No threads, inside a task of another.
+class Serial final : public Parallel {
+ public:
+  int threads() const override { return 1; }
+
+ private:
+  void run_tasks(int tasks, void (*task)(const void*, int), const void* context) override {
+    for (int i = 0; i < tasks; ++i) task(context, i);
+  }
+};
+
 }  // namespace segops
