@@ -42,6 +42,7 @@ CPU_SOURCES = [
     "csrc/cpu/encoding.cpp",
     "csrc/cpu/nonlocal_attention.cpp",
     "csrc/cpu/nonlocal_concatenation.cpp",
+    "csrc/cpu/pyramid_pool.cpp",
 ]
 CUDA_SOURCES = [
     "csrc/cuda/library.cpp",

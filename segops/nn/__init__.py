@@ -1,8 +1,9 @@
 """Modules around the operators, one file each."""
 
+from .asymmetric_nonlocal import AFNB, APNB
 from .criss_cross_attention import CrissCrossAttention
 from .dense_crf import DenseCRF
 from .em_attention import EMAttention
 from .encoding import Encoding
 
-__all__ = ["CrissCrossAttention", "DenseCRF", "EMAttention", "Encoding"]
+__all__ = ["AFNB", "APNB", "CrissCrossAttention", "DenseCRF", "EMAttention", "Encoding"]
