@@ -32,6 +32,8 @@ def nonlocal_concatenation(query_score: Tensor, key_score: Tensor, value: Tensor
         0, as torch has it. A score that is not a number spreads as in plain PyTorch; a value that is not one, only to
         the queries whose sum it is in.
 
+    Differentiable once with respect to all three.
+
     Raises:
         TypeError: for what is no dense floating-point tensor, or for different dtypes.
         ValueError: for shapes or devices that do not fit, no channel, no query or no key.

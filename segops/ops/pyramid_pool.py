@@ -30,6 +30,8 @@ def pyramid_pool(x: Tensor, sizes: Sizes = (1, 3, 6, 8)) -> Tensor:
         ``(N, C, S)`` in the dtype of ``x`` (float32 inside autocast), contiguous: the bins of the first level
         row-major, then those of the second, and so on. Not-a-number and infinite values spread to their bins alone.
 
+    Linear, and differentiable any number of times.
+
     Raises:
         TypeError: for what is no dense floating-point tensor, or sizes that are no integers.
         ValueError: for an empty map, no sizes, or a size below 1.
@@ -77,6 +79,14 @@ def _backward(ctx, grad: Tensor):
     return grad_x, None, None
 
 
+def _setup_context_backward(ctx, inputs, output) -> None:
+    *_, ctx.rows, ctx.columns = inputs
+
+
+def _backward_backward(ctx, grad: Tensor):
+    return torch.ops.segops.pyramid_pool(grad, ctx.rows, ctx.columns), None, None, None, None
+
+
 def _fake_backward(grad: Tensor, height: int, width: int, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
     return grad.new_empty(grad.shape[0], grad.shape[1], height, width)
 
@@ -95,5 +105,7 @@ _registry.register(
     file="pyramid_pool",
     reference=reference.pyramid_pool_backward,
     fake=_fake_backward,
+    backward=_backward_backward,
+    setup_context=_setup_context_backward,
     batch=(0,),
 )

@@ -396,7 +396,7 @@ CASES: tuple[Case, ...] = (
     *(Case("nonlocal_concatenation", n, _concatenation(*s), (0, 1, 2)) for n, s in _CONCATENATED.items()),
     *(Case("nonlocal_concatenation_backward", n, _concatenation(*s, True)) for n, s in _CONCATENATED.items()),
     *(Case("pyramid_pool", name, _pyramid(*sizes), (0,)) for name, sizes in _PYRAMIDS.items()),
-    *(Case("pyramid_pool_backward", name, _pyramid_backward(*sizes)) for name, sizes in _PYRAMIDS.items()),
+    *(Case("pyramid_pool_backward", name, _pyramid_backward(*sizes), (0,)) for name, sizes in _PYRAMIDS.items()),
     Case("encoding", "plain", _encoding(2, 12, 107, 5), (0, 1, 2)),
     Case("encoding", "wide", _encoding(1, 70, 130, 33), (0, 1, 2)),
     Case("encoding", "one_codeword", _encoding(2, 3, 20, 1), (0, 1)),

@@ -44,6 +44,12 @@ def test_the_pyramid_of_the_map_itself_is_the_map():
     assert torch.equal(segops.pyramid_pool(x, [(5, 7)]), x.flatten(2))
 
 
+def test_gradients_of_gradients():
+    """Of a map, as a penalty on gradients asks for."""
+    x = torch.randn(1, 2, 7, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: segops.pyramid_pool(x, (1, 3)).pow(3), x)
+
+
 def test_values_that_are_not_finite_stay_in_their_bins():
     x = torch.zeros(1, 1, 16, 16)
     x[0, 0, 3, 12], x[0, 0, 15, 0] = math.nan, math.inf
