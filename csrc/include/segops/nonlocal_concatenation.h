@@ -11,6 +11,7 @@
 // integral are float64.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
