@@ -5,5 +5,6 @@ from .criss_cross_attention import CrissCrossAttention
 from .dense_crf import DenseCRF
 from .em_attention import EMAttention
 from .encoding import Encoding
+from .nonlocal_attention import NonLocal
 
-__all__ = ["AFNB", "APNB", "CrissCrossAttention", "DenseCRF", "EMAttention", "Encoding"]
+__all__ = ["AFNB", "APNB", "CrissCrossAttention", "DenseCRF", "EMAttention", "Encoding", "NonLocal"]

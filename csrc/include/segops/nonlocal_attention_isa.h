@@ -107,19 +107,27 @@ void differentiate_pair(const Problem<S>& p, const Gradients<T>& g, int64_t j, i
   }
 }
 
-// Packs the queries [begin, end) and the gradients of their results, with the means that the softmax takes off.
+// Packs the queries [begin, end) and the gradients of their results, with the means that the softmax takes off. These
+// are summed as multiply_positions() sums gradients and values: where all weight is on one key the two cancel.
 template <class S, class T = Sum<S>>
 void prepare_queries(const Problem<S>& p, const Gradients<T>& g, int64_t begin, int64_t end) {
+  constexpr int64_t N = kPanel<T>;
+  Buffer<T> result(p.channels * kTile);
   for (int64_t at = begin; at < end; at += kTile) {
     const int64_t count = std::min<int64_t>(kTile, end - at);
     pack_panels(p.query + at, p.queries, p.dims, count, T(p.scale), g.query + at * p.dims);
     pack_panels(p.grad + at, p.queries, p.channels, count, T(1), g.grad + at * p.channels);
+    pack_panels(p.result + at, p.queries, p.channels, count, T(1), result.data());
+    for (int64_t i = 0; i < panels_of<T>(count) * N; i += kWidth<T>) {
+      const int64_t lanes = i / N * p.channels * N + i % N;
+      Wide<T> mean = {};
+      for (int64_t c = 0; c < p.channels; ++c)
+        mean =
+            fma(load<Wide<T>>(g.grad + at * p.channels + lanes + c * N), load<Wide<T>>(&result[lanes + c * N]), mean);
+      store(g.mean + at + i, mean);
+    }
     std::fill_n(g.lse + at, kTile, T(0));
-    std::fill_n(g.mean + at, kTile, T(0));
     std::copy_n(p.lse + at, count, g.lse + at);
-    for (int64_t c = 0; c < p.channels; ++c)
-      for (int64_t i = 0; i < count; ++i)
-        g.mean[at + i] += T(p.grad[c * p.queries + at + i]) * T(p.result[c * p.queries + at + i]);
   }
 }
 
