@@ -132,9 +132,9 @@ def bins_of_levels(height: int, width: int, rows: list[int], columns: list[int],
 
 
 def tile(dtype: torch.dtype) -> dict[str, int]:
-    """float64 holds a three-dimensional product in registers."""
+    """Tiles that do not spill; float64 holds a three-dimensional product in registers."""
     if dtype == torch.float64:
-        return {"BINS": 16, "HEIGHT": 8, "WIDTH": 8, "num_warps": 8}
+        return {"BINS": 16, "HEIGHT": 4, "WIDTH": 8, "num_warps": 4}
     return {"BINS": 32, "HEIGHT": 32, "WIDTH": 64, "num_warps": 8, "num_stages": 1}
 
 
