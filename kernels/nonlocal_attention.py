@@ -203,7 +203,7 @@ def options(dtype: torch.dtype, results: int, *depths: int) -> dict[str, int | s
     else:
         whole = depth <= 256 and shared_memory_is_roomy()
         sizes = {"DEPTH": 256 if whole else 64, "CHANNELS": min(256, power_of_two(results)), "num_stages": 2}
-    sizes = {"OWN": 64, "OTHER": 32, "num_warps": 8, **sizes}
+    sizes = {"OWN": 64, "OTHER": 32, "num_warps": 4 if results <= 32 else 8, **sizes}
     if dtype != torch.float64:
         sizes["DEPTH"] = min(sizes["DEPTH"], power_of_two(depth))
     precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
@@ -262,7 +262,7 @@ def nonlocal_attention_backward(
     if n == 0:
         return tuple(results)  # type: ignore[return-value]
     factor, lse = lse.new_full((1,), scale), lse.contiguous()
-    mean = torch.linalg.vecdot(grad.to(lse.dtype), out.to(lse.dtype), dim=1)
+    mean = torch.linalg.vecdot(grad.to(lse.dtype), out.to(lse.dtype), dim=1).contiguous()
     constants = options(query.dtype, channels, dims)
     programs, blocks = grid(key, channels, constants)
     grad, query, key, value = map(last, (grad, query, key, value))
@@ -292,7 +292,7 @@ def _aot() -> Iterator[tuple]:
             types = {name: pointer for name in inputs if name in kernel.arg_names}
             types |= {name: sums for name in ("lse", "mean", "scale") if name in kernel.arg_names}
             sides = [{"OF_KEYS": k} for k in (False, True)] if kernel is energy_gradient_kernel else [{}]
-            widths = (8,) if dtype == torch.float64 else (16, 256, 512)
+            widths = {torch.float64: (8,), torch.float32: (16, 64, 512)}.get(dtype, (16, 256, 512))
             precisions = ("tf32", "tf32x3") if dtype == torch.float32 else ("tf32",)
             every = itertools.product(sides, widths, precisions)
             yield kernel, types, [{**side, **options(dtype, w, w), "PRECISION": p} for side, w, p in every]

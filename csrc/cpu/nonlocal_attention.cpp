@@ -65,26 +65,25 @@ struct Inputs {
       case ScalarType::Float:
         return body(float{});
       case ScalarType::BFloat16:
-        return body(c10::BFloat16{});
+        return body(torch::headeronly::BFloat16{});
       case ScalarType::Half:
-        return body(c10::Half{});
+        return body(torch::headeronly::Half{});
       default:
         require(false, "nonlocal_attention: expected float64, float32, bfloat16 or float16");
     }
   }
 
-  // one(n, parallel) for every image: the threads share each, or where there are enough images, take one each.
+  // one(n, parallel) for every image: threads take one each as long as there are enough, and share what is left.
   template <class One>
   void each(const One& one) const {
     segops::TorchParallel parallel;
-    if (batch() < parallel.threads()) {
-      for (int64_t n = 0; n < batch(); ++n) one(n, parallel);
-    } else {
-      parallel.range(batch(), 1, [&](int64_t begin, int64_t end) {
+    const int64_t apart = batch() - batch() % parallel.threads();
+    if (apart)
+      parallel.range(apart, 1, [&](int64_t begin, int64_t end) {
         segops::Serial serial;
         for (int64_t n = begin; n < end; ++n) one(n, serial);
       });
-    }
+    for (int64_t n = apart; n < batch(); ++n) one(n, parallel);
   }
 };
 

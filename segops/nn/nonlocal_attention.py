@@ -93,8 +93,8 @@ class NonLocal(nn.Module):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
         last = self.conv_out if isinstance(self.norm, nn.Identity) else self.norm
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """Let every pixel of ``x`` (N, C, H, W) see all of them."""

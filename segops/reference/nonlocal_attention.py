@@ -18,7 +18,7 @@ def nonlocal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) 
     """
     energies = scale * wide(query).mT @ wide(key)  # (N, P, K)
     out = wide(value) @ energies.softmax(2).mT
-    return out.to(value.dtype).contiguous(), energies.logsumexp(2)
+    return out.to(value.dtype).contiguous(), energies.logsumexp(2).detach()  # for the backward pass only
 
 
 def nonlocal_attention_backward(

@@ -282,10 +282,10 @@ _CRISS_CROSSED = {  # batch, dims, channels, height, width
 }
 
 _NONLOCAL = {  # batch, dims, channels, queries, keys, scale
-    "map": (2, 5, 7, 41, 41, 0.5),
-    "blocks": (1, 9, 6, 130, 230, 1.0),
-    "deep": (1, 140, 3, 20, 33, 0.1),
-    "pooled": (3, 4, 10, 107, 11, -0.7),
+    "map": (2, 5, 7, 20, 20, 0.5),
+    "blocks": (1, 3, 5, 100, 40, 1.0),
+    "deep": (1, 40, 3, 9, 17, 0.3),
+    "pooled": (2, 4, 10, 33, 6, -0.7),
     "one_key": (2, 3, 4, 9, 1, 1.0),
     "one_query": (1, 3, 4, 1, 50, 1.0),
     "empty_batch": (0, 3, 4, 9, 5, 1.0),

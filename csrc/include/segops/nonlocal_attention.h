@@ -6,7 +6,8 @@
 //
 // Backward: block of keys by block of keys, threads share the queries. Energies and weights are made anew once, and all
 // three gradients come of them while they lie in cache: a thread adds to its own queries' gradients, and has sums of
-// its own for the keys, which are added in the order of the threads after each block.
+// its own for the keys, which are added in the order of the threads after each block. Few keys are one block, and then
+// a tile of queries is done with before the next.
 //
 // Matrices lie in panels (see panel_product_isa.h): keys and values forward, queries and the result's gradient
 // backward, where they stay; the others for the block or tile at hand. Halves are float from there on.
@@ -41,10 +42,15 @@ struct Problem {
   S *grad_query = nullptr, *grad_key = nullptr, *grad_value = nullptr;  // written by the backward
 };
 
-// Of all queries, packed: themselves (scaled), the results' gradients, and their own gradients as they grow.
+// Of queries, packed: themselves (scaled), the results' gradients, and their own gradients as they grow.
 template <class T>
 struct Gradients {
   T *query, *grad, *grad_query, *lse, *mean;
+
+  template <class S>
+  Gradients tile(int64_t at, const Problem<S>& p) const {
+    return {query + at * p.dims, grad + at * p.channels, grad_query + at * p.dims, lse + at, mean + at};
+  }
 };
 
 #define SEGOPS_ISA_FILE "segops/nonlocal_attention_isa.h"
@@ -66,29 +72,40 @@ void forward(const Problem<S>& p, Parallel& parallel) {
   });
 }
 
+// The threads' sums for the keys from j on, each dims * kKeys and channels * kKeys long: added up, and to their place.
+template <class S, class T = Sum<S>>
+void collect(const Problem<S>& p, int64_t j, Buffer<T>& parts, int threads, Parallel& parallel) {
+  const int64_t keys = std::min(kKeys, p.keys - j), part = parts.size() / threads;
+  parallel.range(part, 1 << 14, [&](int64_t begin, int64_t end) {
+    for (int i = 1; i < threads; ++i)
+      for (int64_t at = begin; at < end; ++at) parts[at] += parts[i * part + at];
+  });
+  SEGOPS_BY_ISA(unpack<S>)(parts.data(), p.dims, keys, T(1), p.grad_key + j, p.keys);
+  SEGOPS_BY_ISA(unpack<S>)(parts.data() + kKeys * p.dims, p.channels, keys, T(1), p.grad_value + j, p.keys);
+}
+
 template <class S>
 void backward(const Problem<S>& p, Parallel& parallel) {
   using T = Sum<S>;
-  const int64_t queries = padded(p.queries), part = kKeys * (p.dims + p.channels);
-  Buffer<T> query(queries * p.dims), grad(queries * p.channels), grad_query(query.size()), lse(queries), mean(queries);
-  const Gradients<T> g{query.data(), grad.data(), grad_query.data(), lse.data(), mean.data()};
   Tiles tiles(p.queries, parallel);
   const int threads = tiles.threads();  // a thread of torch's pool that is asked says 1
-  Buffer<T> parts(threads * part);
+  Buffer<T> parts(threads * kKeys * (p.dims + p.channels));
+  const auto part = [&](int i) { return parts.data() + i * kKeys * (p.dims + p.channels); };
+  if (p.keys <= kKeys) {
+    tiles.run([&](int i, int64_t begin, int64_t end) {
+      SEGOPS_BY_ISA(differentiate_only_block<S>)(p, begin, end, part(i), part(i) + kKeys * p.dims);
+    });
+    return collect(p, 0, parts, threads, parallel);
+  }
+  const int64_t queries = padded(p.queries);
+  Buffer<T> query(queries * p.dims), grad(queries * p.channels), grad_query(query.size()), lse(queries), mean(queries);
+  const Gradients<T> g{query.data(), grad.data(), grad_query.data(), lse.data(), mean.data()};
   tiles.run([&](int, int64_t begin, int64_t end) { SEGOPS_BY_ISA(prepare_queries<S>)(p, g, begin, end); });
   for (int64_t j = 0; j < p.keys; j += kKeys) {
-    const int64_t keys = std::min(kKeys, p.keys - j);
     tiles.run([&](int i, int64_t begin, int64_t end) {
-      T* to = parts.data() + i * part;
-      SEGOPS_BY_ISA(differentiate_pair<S>)(p, g, j, begin, end, to, to + kKeys * p.dims);
+      SEGOPS_BY_ISA(differentiate_block<S>)(p, g, j, begin, end, part(i), part(i) + kKeys * p.dims);
     });
-    parallel.range(part, 1 << 14, [&](int64_t begin, int64_t end) {
-      for (int i = 1; i < threads; ++i)
-        for (int64_t at = begin; at < end; ++at) parts[at] += parts[i * part + at];
-    });
-    SEGOPS_BY_ISA(unpack<S>)(parts.data(), p.dims, keys, T(1), p.grad_key + j, p.keys);
-    SEGOPS_BY_ISA(unpack<S>)
-    (parts.data() + kKeys * p.dims, p.channels, keys, T(1), p.grad_value + j, p.keys);
+    collect(p, j, parts, threads, parallel);
   }
   tiles.run([&](int, int64_t begin, int64_t end) {
     SEGOPS_BY_ISA(unpack<S>)

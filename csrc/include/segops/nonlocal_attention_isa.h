@@ -80,54 +80,91 @@ void differentiate_softmax(T* weights, T* grad, int64_t keys, const T* lse, cons
   }
 }
 
-// What the keys [j, j + keys) and the queries [begin, end) give to each other: the gradients of the queries are added
-// up, from key 0 on; those of the keys and values are left in `grad_key` and `grad_value`.
+// A block of keys and values, packed, and room for its weights with a tile of queries.
 template <class S, class T = Sum<S>>
-void differentiate_pair(const Problem<S>& p, const Gradients<T>& g, int64_t j, int64_t begin, int64_t end, T* grad_key,
-                        T* grad_value) {
-  constexpr int64_t N = kPanel<T>;
-  const int64_t keys = std::min(kKeys, p.keys - j), key_panels = panels_of<T>(keys);
-  Buffer<T> key(p.dims * kKeys), value(p.channels * kKeys);
-  Buffer<T> weights(kKeys * kTile), grad_energies(weights.size()), transposed(weights.size());
-  pack_panels(p.key + j, p.keys, p.dims, keys, T(1), key.data());
-  pack_panels(p.value + j, p.keys, p.channels, keys, T(1), value.data());
-  for (int64_t at = begin; at < end; at += kTile) {
-    const int64_t count = std::min<int64_t>(kTile, end - at), panels = panels_of<T>(count);
-    const T *query = g.query + at * p.dims, *grad = g.grad + at * p.channels;
-    T *w = weights.data(), *e = grad_energies.data(), *t = transposed.data();
-    multiply_positions(key.data(), keys, query, panels, p.dims, w, kKeys);
-    multiply_positions(value.data(), keys, grad, panels, p.channels, e, kKeys);
-    for (int64_t i = 0; i < panels; ++i)
-      differentiate_softmax(w + i * kKeys * N, e + i * kKeys * N, keys, g.lse + at + i * N, g.mean + at + i * N);
-    multiply_rows_of(key.data(), p.dims, e, kKeys, panels, keys, g.grad_query + at * p.dims, j > 0);
-    transpose_panels(w, keys, kKeys, panels, t);
-    multiply_rows_of(grad, p.channels, t, panels * N, key_panels, count, grad_value, at > begin);
-    transpose_panels(e, keys, kKeys, panels, t);
-    multiply_rows_of(query, p.dims, t, panels * N, key_panels, count, grad_key, at > begin);
+struct Block {
+  int64_t keys;
+  Buffer<T> key, value, weights, grad_energies, transposed;
+
+  Block(const Problem<S>& p, int64_t j)
+      : keys(std::min(kKeys, p.keys - j)),
+        key(p.dims * kKeys),
+        value(p.channels * kKeys),
+        weights(kKeys * kTile),
+        grad_energies(weights.size()),
+        transposed(weights.size()) {
+    pack_panels(p.key + j, p.keys, p.dims, keys, T(1), key.data());
+    pack_panels(p.value + j, p.keys, p.channels, keys, T(1), value.data());
   }
+};
+
+// What a tile of queries and a block of keys give to each other's gradients, or add to them.
+template <class S, class T = Sum<S>>
+void differentiate_tile(const Problem<S>& p, const Gradients<T>& g, Block<S>& block, int64_t count, bool add_to_query,
+                        bool add_to_keys, T* grad_key, T* grad_value) {
+  constexpr int64_t N = kPanel<T>;
+  const int64_t keys = block.keys, key_panels = panels_of<T>(keys), panels = panels_of<T>(count);
+  T *w = block.weights.data(), *e = block.grad_energies.data(), *t = block.transposed.data();
+  multiply_positions(block.key.data(), keys, g.query, panels, p.dims, w, kKeys);
+  multiply_positions(block.value.data(), keys, g.grad, panels, p.channels, e, kKeys);
+  for (int64_t i = 0; i < panels; ++i)
+    differentiate_softmax(w + i * kKeys * N, e + i * kKeys * N, keys, g.lse + i * N, g.mean + i * N);
+  multiply_rows_of(block.key.data(), p.dims, e, kKeys, panels, keys, g.grad_query, add_to_query);
+  transpose_panels(w, keys, kKeys, panels, t);
+  multiply_rows_of(g.grad, p.channels, t, panels * N, key_panels, count, grad_value, add_to_keys);
+  transpose_panels(e, keys, kKeys, panels, t);
+  multiply_rows_of(g.query, p.dims, t, panels * N, key_panels, count, grad_key, add_to_keys);
 }
 
-// Packs the queries [begin, end) and the gradients of their results, with the means that the softmax takes off. These
-// are summed as multiply_positions() sums gradients and values: where all weight is on one key the two cancel.
+// Packs a tile of queries and the gradients of their results, with the means that the softmax takes off. These are
+// summed as multiply_positions() sums gradients and values: where all weight is on one key the two cancel.
+template <class S, class T = Sum<S>>
+void prepare_tile(const Problem<S>& p, const Gradients<T>& g, int64_t at, int64_t count, T* result) {
+  constexpr int64_t N = kPanel<T>;
+  pack_panels(p.query + at, p.queries, p.dims, count, T(p.scale), g.query);
+  pack_panels(p.grad + at, p.queries, p.channels, count, T(1), g.grad);
+  pack_panels(p.result + at, p.queries, p.channels, count, T(1), result);
+  for (int64_t i = 0; i < panels_of<T>(count) * N; i += kWidth<T>) {
+    const int64_t lanes = i / N * p.channels * N + i % N;
+    Wide<T> mean = {};
+    for (int64_t c = 0; c < p.channels; ++c)
+      mean = fma(load<Wide<T>>(g.grad + lanes + c * N), load<Wide<T>>(result + lanes + c * N), mean);
+    store(g.mean + i, mean);
+  }
+  std::fill_n(g.lse, kTile, T(0));
+  std::copy_n(p.lse + at, count, g.lse);
+}
+
 template <class S, class T = Sum<S>>
 void prepare_queries(const Problem<S>& p, const Gradients<T>& g, int64_t begin, int64_t end) {
-  constexpr int64_t N = kPanel<T>;
   Buffer<T> result(p.channels * kTile);
+  for (int64_t at = begin; at < end; at += kTile)
+    prepare_tile(p, g.tile(at, p), at, std::min<int64_t>(kTile, end - at), result.data());
+}
+
+// Of the block of keys from j on and the queries [begin, end): the gradients of the queries are added up, from key 0
+// on; those of the keys and values are left in `grad_key` and `grad_value`.
+template <class S, class T = Sum<S>>
+void differentiate_block(const Problem<S>& p, const Gradients<T>& g, int64_t j, int64_t begin, int64_t end, T* grad_key,
+                         T* grad_value) {
+  Block<S> block(p, j);
+  for (int64_t at = begin; at < end; at += kTile)
+    differentiate_tile(p, g.tile(at, p), block, std::min<int64_t>(kTile, end - at), j > 0, at > begin, grad_key,
+                       grad_value);
+}
+
+// The same where one block has all keys: nothing of the queries has to wait for the next.
+template <class S, class T = Sum<S>>
+void differentiate_only_block(const Problem<S>& p, int64_t begin, int64_t end, T* grad_key, T* grad_value) {
+  Block<S> block(p, 0);
+  Buffer<T> query(p.dims * kTile), grad(p.channels * kTile), grad_query(query.size()), result(grad.size());
+  T lse[kTile], mean[kTile];
+  const Gradients<T> g{query.data(), grad.data(), grad_query.data(), lse, mean};
   for (int64_t at = begin; at < end; at += kTile) {
     const int64_t count = std::min<int64_t>(kTile, end - at);
-    pack_panels(p.query + at, p.queries, p.dims, count, T(p.scale), g.query + at * p.dims);
-    pack_panels(p.grad + at, p.queries, p.channels, count, T(1), g.grad + at * p.channels);
-    pack_panels(p.result + at, p.queries, p.channels, count, T(1), result.data());
-    for (int64_t i = 0; i < panels_of<T>(count) * N; i += kWidth<T>) {
-      const int64_t lanes = i / N * p.channels * N + i % N;
-      Wide<T> mean = {};
-      for (int64_t c = 0; c < p.channels; ++c)
-        mean =
-            fma(load<Wide<T>>(g.grad + at * p.channels + lanes + c * N), load<Wide<T>>(&result[lanes + c * N]), mean);
-      store(g.mean + at + i, mean);
-    }
-    std::fill_n(g.lse + at, kTile, T(0));
-    std::copy_n(p.lse + at, count, g.lse + at);
+    prepare_tile(p, g, at, count, result.data());
+    differentiate_tile(p, g, block, count, false, at > begin, grad_key, grad_value);
+    unpack_panels(g.grad_query, p.dims, count, T(p.scale), p.grad_query + at, p.queries);
   }
 }
 

@@ -1,0 +1,108 @@
+"""Rows of non-local attention at the sizes of its heads, and the ways to write it in plain PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from bench_types import Inputs, Provider, Workload, doubled, tensors_once, with_gradients
+from torch import Tensor
+from torch.nn import functional as F
+
+import segops
+
+
+def maps(channels: int, size: int, dtype: torch.dtype = torch.float32, mode: str = "embedded_gaussian") -> Inputs:
+    """A crop of 8 (size - 1) + 1 pixels at stride 8; 256 channels of queries and keys, small enough that the softmax
+    does not become a maximum."""
+    g = torch.Generator().manual_seed(0)
+    shapes = {"query": 256, "key": 256, "value": channels, "grad": channels}
+    tensors = {k: torch.randn(1, c, size, size, generator=g) for k, c in shapes.items()}
+    tensors["query"] *= 0.25
+    tensors["key"] *= 0.25
+    leaves = {k: x.to(dtype).requires_grad_(k != "grad") for k, x in tensors.items()}
+    return {**leaves, "mode": mode}
+
+
+def provider(function: Callable[..., Tensor]) -> Callable[[Inputs], Callable[[], list[Tensor]]]:
+    def prepare(inputs: Inputs) -> Callable[[], list[Tensor]]:
+        tensors = inputs["query"], inputs["key"], inputs["value"]
+        return lambda: with_gradients(lambda *x: function(*x, inputs["mode"]), *tensors, grad=inputs["grad"])
+
+    return prepare
+
+
+def fast(query: Tensor, key: Tensor, value: Tensor, mode: str) -> Tensor:
+    return segops.nonlocal_attention(query, key, value, mode=mode)
+
+
+def published(query: Tensor, key: Tensor, value: Tensor, mode: str) -> Tensor:
+    """All pairs in memory, as the published modules have it."""
+    weights = torch.matmul(query.flatten(2).mT, key.flatten(2))
+    weights = weights / weights.shape[2] if mode == "dot_product" else weights.softmax(2)
+    return torch.matmul(weights, value.flatten(2).mT).mT.contiguous().view(*value.shape[:2], *query.shape[2:])
+
+
+def einsums(query: Tensor, key: Tensor, value: Tensor, mode: str) -> Tensor:
+    weights = torch.einsum("nci,ncj->nij", query.flatten(2), key.flatten(2))
+    weights = weights / weights.shape[2] if mode == "dot_product" else weights.softmax(2)
+    return torch.einsum("ncj,nij->nci", value.flatten(2), weights).view(value.shape)
+
+
+def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, mode: str) -> Tensor:
+    heads = [x.flatten(2).mT[:, None] for x in (query, key, value)]
+    return F.scaled_dot_product_attention(*heads, scale=1.0)[:, 0].mT.reshape(value.shape)
+
+
+def scaled_dot_product_copied(query: Tensor, key: Tensor, value: Tensor, mode: str) -> Tensor:
+    """Of copies whose channels lie side by side: then torch takes its flash kernel."""
+    heads = [x.flatten(2).mT[:, None].contiguous() for x in (query, key, value)]
+    return F.scaled_dot_product_attention(*heads, scale=1.0)[:, 0].mT.reshape(value.shape)
+
+
+def associated(query: Tensor, key: Tensor, value: Tensor, mode: str) -> Tensor:
+    """What one would write who notices that the products associate."""
+    context = torch.matmul(value.flatten(2), key.flatten(2).mT) / key.shape[2:].numel()
+    return torch.matmul(context, query.flatten(2)).view(value.shape)
+
+
+def oracle(inputs: Inputs) -> list[Tensor]:
+    """All pairs of some queries at a time: all together take 700 MB for each matrix."""
+    exact = doubled(inputs)
+    leaves = [exact[name].flatten(2) for name in ("query", "key", "value")]
+    outs, grad_queries, sums = [], [], [torch.zeros_like(x) for x in leaves[1:]]
+    for query, grad in zip(leaves[0].split(512, 2), exact["grad"].flatten(2).split(512, 2), strict=True):
+        out, *gradients = with_gradients(lambda *x: published(*x, inputs["mode"]), query, *leaves[1:], grad=grad)
+        outs.append(out)
+        grad_queries.append(gradients[0])
+        sums = [s + g for s, g in zip(sums, gradients[1:], strict=True)]
+    results = torch.cat(outs, 2), torch.cat(grad_queries, 2), *sums
+    return [x.unflatten(2, inputs["query"].shape[2:]) for x in results]
+
+
+OP, DOT = "nonlocal_attention", "nonlocal_attention_dot_product"
+
+
+def workload(op: str, name: str, make: Callable[[], Inputs]) -> Workload:
+    return Workload(op, name, make, tensors_once, oracle, threads=(2,))
+
+
+WORKLOADS = (
+    workload(OP, "256_256x97x97_forward_backward", lambda: maps(256, 97)),
+    workload(OP, "256_512x97x97_forward_backward", lambda: maps(512, 97)),
+    workload(OP, "256_256x97x97_bfloat16_forward_backward", lambda: maps(256, 97, torch.bfloat16)),
+    workload(DOT, "256_256x97x97_forward_backward", lambda: maps(256, 97, mode="dot_product")),
+)
+
+PROVIDERS = (
+    Provider("segops", OP, provider(fast), tolerance=1e-2),  # of bfloat16
+    Provider("published", OP, provider(published), tolerance=1e-2),
+    Provider("einsums", OP, provider(einsums), tolerance=1e-2),
+    Provider("compiled", OP, lambda inputs: provider(torch.compile(published))(inputs), tolerance=1e-2),
+    Provider("scaled_dot_product", OP, provider(scaled_dot_product), tolerance=1e-2),
+    Provider("scaled_dot_product_copied", OP, provider(scaled_dot_product_copied), tolerance=1e-2),
+    Provider("segops", DOT, provider(fast)),
+    Provider("published", DOT, provider(published)),
+    Provider("compiled", DOT, lambda inputs: provider(torch.compile(published))(inputs)),
+    Provider("associated", DOT, provider(associated)),
+)
