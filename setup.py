@@ -41,6 +41,8 @@ CPU_SOURCES = [
     "csrc/cpu/em_attention.cpp",
     "csrc/cpu/encoding.cpp",
     "csrc/cpu/nonlocal_attention.cpp",
+    "csrc/cpu/nonlocal_concatenation.cpp",
+    "csrc/cpu/pyramid_pool.cpp",
 ]
 CUDA_SOURCES = [
     "csrc/cuda/library.cpp",

@@ -12,6 +12,7 @@ from typing import Any
 from ._version import __version__
 
 _HOME = {
+    "asymmetric_nonlocal": "ops",
     "criss_cross_attention": "ops",
     "dense_crf": "ops",
     "em_attention": "ops",
@@ -22,9 +23,11 @@ _HOME = {
     "lovasz_softmax": "ops",
     "mean_field": "ops",
     "nonlocal_attention": "ops",
+    "nonlocal_concatenation": "ops",
     "permutohedral_filter": "ops",
     "point_sample": "ops",
     "point_scatter": "ops",
+    "pyramid_pool": "ops",
     "subdivide": "ops",
     "topk_uncertain_grid": "ops",
     "uncertain_points": "ops",

@@ -1,9 +1,10 @@
 """Modules around the operators, one file each."""
 
+from .asymmetric_nonlocal import AFNB, APNB
 from .criss_cross_attention import CrissCrossAttention
 from .dense_crf import DenseCRF
 from .em_attention import EMAttention
 from .encoding import Encoding
 from .nonlocal_attention import NonLocal
 
-__all__ = ["CrissCrossAttention", "DenseCRF", "EMAttention", "Encoding", "NonLocal"]
+__all__ = ["AFNB", "APNB", "CrissCrossAttention", "DenseCRF", "EMAttention", "Encoding", "NonLocal"]

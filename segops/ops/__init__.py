@@ -1,5 +1,6 @@
 """The public operators, one file each."""
 
+from .asymmetric_nonlocal import asymmetric_nonlocal
 from .criss_cross_attention import criss_cross_attention
 from .dense_crf import dense_crf
 from .em_attention import em_attention
@@ -10,14 +11,17 @@ from .lovasz_hinge import lovasz_hinge
 from .lovasz_softmax import lovasz_softmax
 from .mean_field import mean_field
 from .nonlocal_attention import nonlocal_attention
+from .nonlocal_concatenation import nonlocal_concatenation
 from .permutohedral_filter import permutohedral_filter
 from .point_sample import point_sample
 from .point_scatter import point_scatter
+from .pyramid_pool import pyramid_pool
 from .subdivide import subdivide
 from .topk_uncertain_grid import topk_uncertain_grid
 from .uncertain_points import uncertain_points
 
 __all__ = [
+    "asymmetric_nonlocal",
     "criss_cross_attention",
     "dense_crf",
     "em_attention",
@@ -28,9 +32,11 @@ __all__ = [
     "lovasz_softmax",
     "mean_field",
     "nonlocal_attention",
+    "nonlocal_concatenation",
     "permutohedral_filter",
     "point_sample",
     "point_scatter",
+    "pyramid_pool",
     "subdivide",
     "topk_uncertain_grid",
     "uncertain_points",

@@ -163,6 +163,23 @@ def _nonlocal_backward(*sizes: Any) -> Callable:
     return make
 
 
+def _concatenation(batch: int, channels: int, queries: int, keys: int, backward: bool = False) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        inputs = _randn(g, batch, queries), _randn(g, batch, keys), _randn(g, batch, channels, keys)
+        return (_randn(g, batch, channels, queries), *inputs) if backward else inputs
+
+    return make
+
+
+def _pyramid(batch: int, channels: int, height: int, width: int, rows: list, columns: list) -> Callable:
+    return lambda g: (_randn(g, batch, channels, height, width), rows, columns)
+
+
+def _pyramid_backward(batch: int, channels: int, height: int, width: int, rows: list, columns: list) -> Callable:
+    bins = sum(r * c for r, c in zip(rows, columns, strict=True))
+    return lambda g: (_randn(g, batch, channels, bins), height, width, rows, columns)
+
+
 def _encoding(batch: int, channels: int, pixels: int, codes: int, grad: bool = False) -> Callable:
     def make(g: torch.Generator) -> tuple:
         scale = -0.5 * torch.rand(codes, generator=g, dtype=torch.float64) / channels**0.5
@@ -274,6 +291,23 @@ _NONLOCAL = {  # batch, dims, channels, queries, keys, scale
     "empty_batch": (0, 3, 4, 9, 5, 1.0),
 }
 
+_CONCATENATED = {  # batch, channels, queries, keys
+    "plain": (2, 5, 40, 33),
+    "wide": (1, 35, 130, 97),
+    "one_key": (2, 3, 7, 1),
+    "one_query": (1, 17, 1, 9),
+    "empty_batch": (0, 3, 4, 5),
+}
+
+_PYRAMIDS = {  # batch, channels, height, width, rows and columns of the levels
+    "published": (2, 3, 17, 13, [1, 3, 6, 8], [1, 3, 6, 8]),
+    "uneven": (1, 5, 9, 35, [2, 1], [5, 4]),
+    "more_bins_than_pixels": (1, 2, 3, 2, [7, 1, 2], [5, 3, 2]),
+    "many_bins": (1, 2, 40, 33, [40, 3], [33, 2]),
+    "one_pixel": (2, 3, 1, 1, [1, 3], [1, 3]),
+    "empty_batch": (0, 3, 4, 5, [1, 2], [1, 2]),
+}
+
 CASES: tuple[Case, ...] = (
     *(
         Case("criss_cross_attention", name, _criss_cross(*sizes), (2,) if name == "one_pixel" else (0, 1, 2))
@@ -363,6 +397,10 @@ CASES: tuple[Case, ...] = (
         for name, sizes in _NONLOCAL.items()
         if name != "one_key"
     ),
+    *(Case("nonlocal_concatenation", n, _concatenation(*s), (0, 1, 2)) for n, s in _CONCATENATED.items()),
+    *(Case("nonlocal_concatenation_backward", n, _concatenation(*s, True)) for n, s in _CONCATENATED.items()),
+    *(Case("pyramid_pool", name, _pyramid(*sizes), (0,)) for name, sizes in _PYRAMIDS.items()),
+    *(Case("pyramid_pool_backward", name, _pyramid_backward(*sizes), (0,)) for name, sizes in _PYRAMIDS.items()),
     Case("encoding", "plain", _encoding(2, 12, 107, 5), (0, 1, 2)),
     Case("encoding", "wide", _encoding(1, 70, 130, 33), (0, 1, 2)),
     Case("encoding", "one_codeword", _encoding(2, 3, 20, 1), (0, 1)),

@@ -13,6 +13,7 @@ VALUES, FEATURES = torch.rand(2, 3, 40), torch.randn(2, 2, 40)
 BASES = torch.nn.functional.normalize(torch.randn(1, 4, 3), dim=1)
 
 CALLS = {
+    "asymmetric_nonlocal": lambda x: segops.asymmetric_nonlocal(x, x[..., 1:], x[:, :3, :, 1:], sizes=(1, (2, 3))),
     "criss_cross_attention": lambda x: segops.criss_cross_attention(x, x, x),
     "dense_crf": lambda x: segops.dense_crf(x, x[:, :3], iterations=2),
     "em_attention": lambda x: segops.em_attention(x, BASES)[0],
@@ -23,9 +24,11 @@ CALLS = {
     "lovasz_softmax": lambda x: segops.lovasz_softmax(x, LABELS, classes=[1, 2], per_image=True),
     "mean_field": lambda x: segops.mean_field(VALUES, [FEATURES], [1.5], iterations=2),
     "nonlocal_attention": lambda x: segops.nonlocal_attention(x, x[..., 1:], x[:, :3, :, 1:], scale=0.5),
+    "nonlocal_concatenation": lambda x: segops.nonlocal_concatenation(x[:, 0, 0], x[:, 1, 1], x[:, 2]),
     "permutohedral_filter": lambda x: segops.permutohedral_filter(VALUES, FEATURES),
     "point_sample": lambda x: segops.point_sample([x, x], POINTS),
     "point_scatter": lambda x: segops.point_scatter(x, CELLS, torch.ones(2, 4, 7)),
+    "pyramid_pool": lambda x: segops.pyramid_pool(x, (1, 2, (3, 4))),
     "subdivide": lambda x: segops.subdivide(x, x, lambda fine, coarse: coarse - fine, num_points=5),
     "topk_uncertain_grid": lambda x: segops.topk_uncertain_grid(x, 5)[0],
     "uncertain_points": lambda x: segops.uncertain_points(x, 6),
