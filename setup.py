@@ -43,6 +43,8 @@ CPU_SOURCES = [
     "csrc/cpu/nonlocal_attention.cpp",
     "csrc/cpu/nonlocal_concatenation.cpp",
     "csrc/cpu/pyramid_pool.cpp",
+    "csrc/cpu/psa.cpp",
+    "csrc/cpu/psa_mask.cpp",
 ]
 CUDA_SOURCES = [
     "csrc/cuda/library.cpp",

@@ -3,8 +3,8 @@
 The rows are in rows_<family>.py, which say what they measure: dense_crf, mean_field, permutohedral_filter,
 gaussian_filter_exact and dense_crf_features in rows_crf; lovasz_softmax, lovasz_hinge and lovasz_grad in rows_lovasz;
 point_sample and point_scatter in rows_points; topk_uncertain_grid, subdivide and uncertain_points in rows_uncertain;
-criss_cross_attention in rows_criss_cross; em_attention and encoding in rows_em; nonlocal_attention in rows_nonlocal;
-nonlocal_concatenation in rows_concatenation; pyramid_pool and asymmetric_nonlocal in rows_pyramid.
+criss_cross_attention in rows_criss_cross; em_attention and encoding in rows_em; nonlocal_concatenation in
+rows_concatenation; psa_collect and psa_distribute in rows_psa; pyramid_pool and asymmetric_nonlocal in rows_pyramid.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import rows_em
 import rows_lovasz
 import rows_nonlocal
 import rows_points
+import rows_psa
 import rows_pyramid
 import rows_uncertain
 from bench_types import Inputs, Provider, Workload, error, tensors
@@ -30,6 +31,7 @@ FAMILIES = (
     rows_lovasz,
     rows_nonlocal,
     rows_points,
+    rows_psa,
     rows_pyramid,
     rows_uncertain,
 )

@@ -206,7 +206,7 @@ def explain(name: str, *args: Any) -> str:
     from ._registry import OPERATORS, load_all
 
     load_all()
-    name = {"dense_crf": "mean_field"}.get(name, name)
+    name = {"dense_crf": "mean_field", "psa_collect": "psa", "psa_distribute": "psa"}.get(name, name)
     if name not in OPERATORS:
         raise ValueError(f"explain: expected one of {', '.join(sorted(OPERATORS))}, got {name!r}")
     device, dtype = device_of(args), dtype_of(args)

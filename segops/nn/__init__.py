@@ -6,5 +6,15 @@ from .dense_crf import DenseCRF
 from .em_attention import EMAttention
 from .encoding import Encoding
 from .nonlocal_attention import NonLocal
+from .psa import PSA
 
-__all__ = ["AFNB", "APNB", "CrissCrossAttention", "DenseCRF", "EMAttention", "Encoding", "NonLocal"]
+__all__ = [
+    "AFNB",
+    "APNB",
+    "PSA",
+    "CrissCrossAttention",
+    "DenseCRF",
+    "EMAttention",
+    "Encoding",
+    "NonLocal",
+]

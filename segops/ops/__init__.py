@@ -15,6 +15,8 @@ from .nonlocal_concatenation import nonlocal_concatenation
 from .permutohedral_filter import permutohedral_filter
 from .point_sample import point_sample
 from .point_scatter import point_scatter
+from .psa import psa_collect, psa_distribute
+from .psa_mask import psa_mask
 from .pyramid_pool import pyramid_pool
 from .subdivide import subdivide
 from .topk_uncertain_grid import topk_uncertain_grid
@@ -37,6 +39,9 @@ __all__ = [
     "point_sample",
     "point_scatter",
     "pyramid_pool",
+    "psa_collect",
+    "psa_distribute",
+    "psa_mask",
     "subdivide",
     "topk_uncertain_grid",
     "uncertain_points",

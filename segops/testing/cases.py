@@ -189,6 +189,34 @@ def _encoding(batch: int, channels: int, pixels: int, codes: int, grad: bool = F
     return make
 
 
+def _psa(mode: str, batch: int, channels: int, height: int, width: int, mask: tuple | None, softmax: bool) -> Callable:
+    """``mask`` None is compact."""
+    planes = mask[0] * mask[1] if mask else height * width
+
+    def make(g: torch.Generator) -> tuple:
+        value, attention = _randn(g, batch, channels, height, width), _randn(g, batch, planes, height, width)
+        return value, attention, mode, *(mask or (0, 0)), mask is None, softmax
+
+    return make
+
+
+def _psa_backward(*args: Any) -> Callable:
+    forward = _psa(*args)
+
+    def make(g: torch.Generator) -> tuple:
+        value, attention, *options = forward(g)
+        n, _, height, width = value.shape
+        stats = 1 + torch.rand(n, 2, height * width if options[-1] else 0, generator=g, dtype=torch.float64)
+        return _randn(g, *value.shape), value, attention, _randn(g, *value.shape), stats, *options
+
+    return make
+
+
+def _psa_mask(mode: str, batch: int, height: int, width: int, mask: tuple, backward: bool = False) -> Callable:
+    planes = height * width if backward else mask[0] * mask[1]
+    return lambda g: (_randn(g, batch, planes, height, width), mode, *mask)
+
+
 def _points_backward(forward: Callable, wanted: str) -> Callable:
     """The gradient of the first map, channels_last, or of the points."""
 
@@ -308,12 +336,40 @@ _PYRAMIDS = {  # batch, channels, height, width, rows and columns of the levels
     "empty_batch": (0, 3, 4, 5, [1, 2], [1, 2]),
 }
 
+_ATTENDED = {  # mode, batch, channels, height, width, mask, softmax
+    "over_complete": ("collect", 2, 5, 4, 6, (7, 11), True),
+    "distribute": ("distribute", 1, 3, 9, 5, (17, 9), True),
+    "small": ("collect", 2, 37, 12, 5, (3, 5), True),
+    "small_distribute": ("distribute", 1, 4, 11, 7, (5, 3), True),
+    "without_softmax": ("collect", 1, 3, 11, 9, (5, 3), False),
+    "distribute_without_softmax": ("distribute", 2, 4, 3, 4, (9, 11), False),
+    "compact": ("collect", 1, 4, 5, 6, None, True),
+    "compact_distribute": ("distribute", 2, 3, 4, 3, None, True),
+    "row": ("collect", 1, 2, 1, 7, (1, 13), True),
+    "column": ("distribute", 1, 2, 6, 1, (5, 1), True),
+    "wide": ("distribute", 1, 100, 11, 10, (21, 19), True),  # several tiles of positions and of channels
+    "empty_batch": ("collect", 0, 3, 4, 5, (7, 9), True),
+}
+
+_MASKED = {  # mode, batch, height, width, mask
+    "over_complete": ("collect", 2, 4, 6, (7, 11)),
+    "distribute": ("distribute", 1, 9, 5, (17, 9)),
+    "small": ("collect", 1, 12, 11, (3, 5)),
+    "over": ("distribute", 1, 3, 4, (9, 11)),
+    "one_position": ("collect", 1, 1, 1, (3, 5)),
+    "empty_batch": ("collect", 0, 4, 5, (7, 9)),
+}
+
 CASES: tuple[Case, ...] = (
     *(
         Case("criss_cross_attention", name, _criss_cross(*sizes), (2,) if name == "one_pixel" else (0, 1, 2))
         for name, sizes in _CRISS_CROSSED.items()
     ),
     *(Case("criss_cross_attention_backward", n, _criss_cross(*s, backward=True)) for n, s in _CRISS_CROSSED.items()),
+    *(Case("psa", name, _psa(*sizes), (0, 1)) for name, sizes in _ATTENDED.items()),
+    *(Case("psa_backward", name, _psa_backward(*sizes)) for name, sizes in _ATTENDED.items()),
+    *(Case("psa_mask", name, _psa_mask(*sizes), (0,)) for name, sizes in _MASKED.items()),
+    *(Case("psa_mask_backward", name, _psa_mask(*sizes, True)) for name, sizes in _MASKED.items()),
     *(Case("permutohedral_filter", name, _filter(*sizes, False), (0,)) for name, sizes in _FILTERED.items()),
     *(Case("gaussian_filter_exact", name, _filter(*sizes), (0, 1)) for name, sizes in _FILTERED.items()),
     Case("permutohedral_filter", "reverse", _filter(1, 3, 3, 45, False, True), (0,)),

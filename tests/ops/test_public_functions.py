@@ -10,6 +10,7 @@ import segops
 LOGITS, LABELS = torch.randn(2, 4, 9, 10), torch.randint(0, 4, (2, 9, 10))
 POINTS, CELLS = torch.rand(2, 7, 2), torch.randint(0, 90, (2, 7))
 VALUES, FEATURES = torch.rand(2, 3, 40), torch.randn(2, 2, 40)
+MASKS = torch.randn(2, 9, 9, 10)
 BASES = torch.nn.functional.normalize(torch.randn(1, 4, 3), dim=1)
 
 CALLS = {
@@ -29,6 +30,9 @@ CALLS = {
     "point_sample": lambda x: segops.point_sample([x, x], POINTS),
     "point_scatter": lambda x: segops.point_scatter(x, CELLS, torch.ones(2, 4, 7)),
     "pyramid_pool": lambda x: segops.pyramid_pool(x, (1, 2, (3, 4))),
+    "psa_collect": lambda x: segops.psa_collect(x, MASKS, 3),
+    "psa_distribute": lambda x: segops.psa_distribute(x, MASKS, (3, 3), softmax=False),
+    "psa_mask": lambda x: segops.psa_mask(MASKS, "collect", 3),
     "subdivide": lambda x: segops.subdivide(x, x, lambda fine, coarse: coarse - fine, num_points=5),
     "topk_uncertain_grid": lambda x: segops.topk_uncertain_grid(x, 5)[0],
     "uncertain_points": lambda x: segops.uncertain_points(x, 6),

@@ -19,6 +19,7 @@ class Tiles {
   Tiles(int64_t pixels, Parallel& parallel)
       : pixels_(pixels), tiles_((pixels + kTile - 1) / kTile), parallel_(parallel) {}
   int threads() const { return int(std::min<int64_t>(tiles_, parallel_.threads())); }
+  Parallel& parallel() const { return parallel_; }
 
   template <class Body>
   void run(const Body& body) {
