@@ -29,7 +29,8 @@ def asymmetric_nonlocal(
         scale: s. ``None`` (default) is ``D**-0.5``, as published (:func:`segops.nonlocal_attention` has 1 instead).
 
     Returns:
-        ``(N, C, H, W)`` in the dtype of ``value`` (float32 inside autocast).
+        ``(N, C, H, W)`` in the dtype of ``value`` (inside autocast that of torch's matrix
+        products).
 
     The published code pools after the 1x1 convolutions of keys and values, and so do the modules
     :class:`segops.nn.APNB` and :class:`segops.nn.AFNB`: before them would be the same where no ReLU follows.

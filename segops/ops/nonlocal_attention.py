@@ -39,8 +39,8 @@ def nonlocal_attention(
             ``scale=D**-0.5``; it scales ``"embedded_gaussian"`` alone. ``"concatenation"`` has no scale.
 
     Returns:
-        ``(N, C, H, W)`` or ``(N, C, P)``: the positions of ``query``, the dtype of ``value`` (inside autocast float32;
-        of ``"dot_product"`` that of torch's matrix products).
+        ``(N, C, H, W)`` or ``(N, C, P)``: the positions of ``query``, the dtype of ``value``; inside autocast that
+        of torch's matrix products, of ``"concatenation"`` float32.
 
     Differentiable once with respect to all three, in ``"dot_product"`` any number of times. NaN or infinite energies
     make their query NaN.
@@ -75,7 +75,7 @@ def nonlocal_attention(
     elif mode == "dot_product":
         out = _dot_product(q, k, v, factor)
     else:
-        out = _checks.narrowed(_registry.call(torch.ops.segops.nonlocal_attention, q, k, v, factor)[0], value)
+        out = _registry.call(torch.ops.segops.nonlocal_attention, *_checks.lowered(q, k, v), factor)[0]
     return out.unflatten(2, query.shape[2:]) if query.dim() == 4 else out
 
 
@@ -131,6 +131,7 @@ _registry.register(
     backward=_backward,
     setup_context=_setup_context,
     batch=(0, 1, 2),
+    autocast=None,
 )
 _registry.register(
     "nonlocal_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor out, Tensor lse, "
@@ -138,4 +139,5 @@ _registry.register(
     file="nonlocal_attention",
     reference=reference.nonlocal_attention_backward,
     fake=_fake_backward,
+    autocast=None,
 )
