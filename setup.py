@@ -45,6 +45,7 @@ CPU_SOURCES = [
     "csrc/cpu/pyramid_pool.cpp",
     "csrc/cpu/psa.cpp",
     "csrc/cpu/psa_mask.cpp",
+    "csrc/cpu/interlaced_attention.cpp",
 ]
 CUDA_SOURCES = [
     "csrc/cuda/library.cpp",

@@ -18,6 +18,7 @@ _HOME = {
     "em_attention": "ops",
     "encoding": "ops",
     "gaussian_filter_exact": "ops",
+    "interlaced_attention": "ops",
     "lovasz_grad": "ops",
     "lovasz_hinge": "ops",
     "lovasz_softmax": "ops",

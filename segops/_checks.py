@@ -62,6 +62,22 @@ def same_device(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
         raise ValueError(f"{name}: expected device {other.device} like {other_name}, got {x.device}")
 
 
+def query_key_value(query: Any, key: Any, value: Any) -> None:
+    """Maps that attention within one map takes: of one dtype, on one device, at least one channel each."""
+    for name, x, channels in (("query", query, "D"), ("key", key, "D"), ("value", value, "C")):
+        if floating(name, tensor(name, x, 4, f"(N, {channels}, H, W)")).shape[1] == 0:
+            raise ValueError(f"{name}: expected at least one channel, got shape {shape(x)}")
+    for name, x in (("key", key), ("value", value)):
+        same_device(name, x, "query", query)
+        if x.dtype != query.dtype:
+            raise TypeError(f"{name}: expected {query.dtype} like query, got {x.dtype}")
+    if key.shape != query.shape:
+        raise ValueError(f"key: expected shape {shape(query)} like query, got {shape(key)}")
+    n, _, height, width = query.shape
+    if (value.shape[0], *value.shape[2:]) != (n, height, width):
+        raise ValueError(f"value: expected shape ({n}, C, {height}, {width}) to go with query, got {shape(value)}")
+
+
 def features(name: str, x: Any, batch: int, points: int, like: Tensor, like_name: str) -> Tensor:
     """Feature maps (N or 1, D, P) for ``batch`` images of ``points`` points, in the dtype of the computation."""
     x = floating(name, tensor(name, x, 3, "(N or 1, D, P)"))

@@ -5,6 +5,7 @@ from .criss_cross_attention import CrissCrossAttention
 from .dense_crf import DenseCRF
 from .em_attention import EMAttention
 from .encoding import Encoding
+from .interlaced_attention import InterlacedAttention
 from .nonlocal_attention import NonLocal
 from .psa import PSA
 
@@ -16,5 +17,6 @@ __all__ = [
     "DenseCRF",
     "EMAttention",
     "Encoding",
+    "InterlacedAttention",
     "NonLocal",
 ]

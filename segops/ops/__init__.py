@@ -6,6 +6,7 @@ from .dense_crf import dense_crf
 from .em_attention import em_attention
 from .encoding import encoding
 from .gaussian_filter_exact import gaussian_filter_exact
+from .interlaced_attention import interlaced_attention
 from .lovasz_grad import lovasz_grad
 from .lovasz_hinge import lovasz_hinge
 from .lovasz_softmax import lovasz_softmax
@@ -29,6 +30,7 @@ __all__ = [
     "em_attention",
     "encoding",
     "gaussian_filter_exact",
+    "interlaced_attention",
     "lovasz_grad",
     "lovasz_hinge",
     "lovasz_softmax",

@@ -44,31 +44,12 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         >>> int((value.grad != 0).sum())
         10
     """
-    _channels("query", query, "(N, D, H, W)")
-    _channels("key", key, "(N, D, H, W)")
-    _channels("value", value, "(N, C, H, W)")
-    for name, x in (("key", key), ("value", value)):
-        _checks.same_device(name, x, "query", query)
-        if x.dtype != query.dtype:
-            raise TypeError(f"{name}: expected {query.dtype} like query, got {x.dtype}")
-    if key.shape != query.shape:
-        raise ValueError(f"key: expected shape {_checks.shape(query)} like query, got {_checks.shape(key)}")
-    n, _, height, width = query.shape
-    if (value.shape[0], *value.shape[2:]) != (n, height, width):
-        raise ValueError(
-            f"value: expected shape ({n}, C, {height}, {width}) to go with query, got {_checks.shape(value)}"
-        )
+    _checks.query_key_value(query, key, value)
     tensors = _checks.lowered(query, key, value)
     dtype = tensors[2].dtype
     if not value.is_cuda:  # a GPU reads halves as they are
         tensors = tuple(map(_checks.widened, tensors))
     return _registry.call(torch.ops.segops.criss_cross_attention, *tensors).to(dtype)
-
-
-def _channels(name: str, x: Tensor, form: str) -> None:
-    _checks.floating(name, _checks.tensor(name, x, 4, form))
-    if x.shape[1] == 0:
-        raise ValueError(f"{name}: expected at least one channel, got shape {_checks.shape(x)}")
 
 
 def _like(x: Tensor) -> Tensor:

@@ -163,6 +163,18 @@ def _nonlocal_backward(*sizes: Any) -> Callable:
     return make
 
 
+def _interlaced(
+    batch: int, dims: int, channels: int, size: tuple[int, int], *options: Any, backward: bool = False
+) -> Callable:
+    crossed = _criss_cross(batch, dims, channels, *size)
+
+    def make(g: torch.Generator) -> tuple:
+        tensors = crossed(g)
+        return (*((_randn(g, *tensors[-1].shape),) if backward else ()), *tensors, *options)
+
+    return make
+
+
 def _concatenation(batch: int, channels: int, queries: int, keys: int, backward: bool = False) -> Callable:
     def make(g: torch.Generator) -> tuple:
         inputs = _randn(g, batch, queries), _randn(g, batch, keys), _randn(g, batch, channels, keys)
@@ -360,6 +372,15 @@ _MASKED = {  # mode, batch, height, width, mask
     "empty_batch": ("collect", 0, 4, 5, (7, 9)),
 }
 
+_INTERLACED = {  # batch, dims, channels, height and width; block, relation, scale
+    "lattices": (2, 3, 5, (4, 6), [2, 3], "global", 0.6),
+    "ragged_lattices": (1, 2, 3, (3, 95), [2, 10], "global", -0.5),
+    "ragged_blocks": (1, 33, 4, (5, 13), [4, 8], "local", 0.2),
+    "one_block": (2, 2, 3, (4, 3), [8, 16], "local", 1.0),
+    "one_pixel_each": (1, 2, 3, (4, 3), [8, 16], "global", 1.0),
+    "empty_batch": (0, 2, 3, (4, 5), [8, 8], "global", 1.0),
+}
+
 CASES: tuple[Case, ...] = (
     *(
         Case("criss_cross_attention", name, _criss_cross(*sizes), (2,) if name == "one_pixel" else (0, 1, 2))
@@ -370,6 +391,14 @@ CASES: tuple[Case, ...] = (
     *(Case("psa_backward", name, _psa_backward(*sizes)) for name, sizes in _ATTENDED.items()),
     *(Case("psa_mask", name, _psa_mask(*sizes), (0,)) for name, sizes in _MASKED.items()),
     *(Case("psa_mask_backward", name, _psa_mask(*sizes, True)) for name, sizes in _MASKED.items()),
+    *(
+        Case("interlaced_attention", name, _interlaced(*sizes), (2,) if name == "one_pixel_each" else (0, 1, 2))
+        for name, sizes in _INTERLACED.items()
+    ),
+    *(
+        Case("interlaced_attention_backward", name, _interlaced(*_INTERLACED[name], backward=True))
+        for name in ("lattices", "ragged_blocks", "empty_batch")
+    ),
     *(Case("permutohedral_filter", name, _filter(*sizes, False), (0,)) for name, sizes in _FILTERED.items()),
     *(Case("gaussian_filter_exact", name, _filter(*sizes), (0, 1)) for name, sizes in _FILTERED.items()),
     Case("permutohedral_filter", "reverse", _filter(1, 3, 3, 45, False, True), (0,)),

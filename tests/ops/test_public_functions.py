@@ -20,6 +20,7 @@ CALLS = {
     "em_attention": lambda x: segops.em_attention(x, BASES)[0],
     "encoding": lambda x: segops.encoding(x, BASES[0].mT, -torch.ones(3)),
     "gaussian_filter_exact": lambda x: segops.gaussian_filter_exact(VALUES, FEATURES),
+    "interlaced_attention": lambda x: segops.interlaced_attention(x, x, x, relation="local", down_factor=(4, 3)),
     "lovasz_grad": lambda x: segops.lovasz_grad(x > 0),
     "lovasz_hinge": lambda x: segops.lovasz_hinge(x, x > 0),
     "lovasz_softmax": lambda x: segops.lovasz_softmax(x, LABELS, classes=[1, 2], per_image=True),

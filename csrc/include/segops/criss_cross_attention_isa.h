@@ -2,27 +2,6 @@
 // explains Problem, Lines and the passes.
 #include "segops/line_product_isa.h"
 
-SEGOPS_INLINE void transpose(D8* v) {
-  for (int i = 0; i < 8; ++i)
-    for (int j = 0; j < i; ++j) {
-      const double x = v[i][j];
-      v[i][j] = v[j][i];
-      v[j][i] = x;
-    }
-}
-
-// Eight rows of eight, `from_row` and `to_row` apart, transposed.
-template <bool kAdd = false, class T>
-void transpose_tile(const T* from, int64_t from_row, T* to, int64_t to_row) {
-  Eight<T> v[8];
-  for (int i = 0; i < 8; ++i) v[i] = load<Eight<T>>(from + i * from_row);
-  transpose(v);
-  for (int i = 0; i < 8; ++i) {
-    if constexpr (kAdd) v[i] += load<Eight<T>>(to + i * to_row);
-    store(to + i * to_row, v[i]);
-  }
-}
-
 // The channels of some lines of a map, from its memory to (lines, channels, padded), the padding filled with zeros.
 template <bool kColumns, class T>
 void gather(const T* from, int64_t plane, const Lines& l, int64_t lines, int64_t channels, T* to) {
@@ -128,7 +107,8 @@ void attend(const Problem<T>& p, int64_t begin, int64_t end) {
       T *w = weights.data() + (kValues ? line : 0) * area, *top = largest.data() + line * padded,
         *total = sum.data() + line * padded;
       const int64_t packed = line * p.dims * padded, pixel = n * plane + offset + line * l.apart;
-      multiply<false>(Matrix<T>{key.data() + packed, 1, padded}, query.data() + packed, l.length, p.dims, padded, w);
+      multiply<false>(Matrix<T>{key.data() + packed, 1, padded}, query.data() + packed, l.length, p.dims, padded,
+                      padded, w);
       exponentiate<kColumns>(w, l, top, total);
       if constexpr (kColumns)
         for (int64_t i = 0; i < l.length; ++i) {
@@ -143,7 +123,7 @@ void attend(const Problem<T>& p, int64_t begin, int64_t end) {
       gather<kColumns>(p.value + place, plane, l, lines, chunk, value.data());
       for (int64_t line = 0; line < lines; ++line)
         multiply<false>(Matrix<T>{value.data() + line * chunk * padded, padded, 1}, weights.data() + line * area, chunk,
-                        l.length, padded, part.data() + line * chunk * padded);
+                        l.length, padded, padded, part.data() + line * chunk * padded);
       if constexpr (kColumns)
         scatter<true, false>(part.data(), plane, l, lines, chunk, p.out + place);
       else
@@ -206,7 +186,8 @@ void differentiate(const Problem<T>& p, int64_t begin, int64_t end) {
     for (int64_t line = 0; line < lines; ++line) {
       const int64_t packed = line * p.dims * padded, to = pixel + line * l.apart;
       T* w = weights.data() + line * area;
-      multiply<false>(Matrix<T>{query.data() + packed, 1, padded}, key.data() + packed, l.length, p.dims, padded, w);
+      multiply<false>(Matrix<T>{query.data() + packed, 1, padded}, key.data() + packed, l.length, p.dims, padded,
+                      padded, w);
       normalize<kColumns>(w, l, p.largest + to, p.sum + to);
     }
     std::fill_n(delta.data(), delta.size(), T(0));
@@ -222,9 +203,10 @@ void differentiate(const Problem<T>& p, int64_t begin, int64_t end) {
         const int64_t packed = line * chunk * padded;
         const Matrix<T> by_query{grad.data() + packed, 1, padded}, by_channel{grad.data() + packed, padded, 1};
         T* to = grad_weights.data() + line * area;
-        c ? multiply<true>(by_query, value.data() + packed, l.length, chunk, padded, to)
-          : multiply<false>(by_query, value.data() + packed, l.length, chunk, padded, to);
-        multiply<false>(by_channel, weights.data() + line * area, chunk, l.length, padded, grad_value.data() + packed);
+        c ? multiply<true>(by_query, value.data() + packed, l.length, chunk, padded, padded, to)
+          : multiply<false>(by_query, value.data() + packed, l.length, chunk, padded, padded, to);
+        multiply<false>(by_channel, weights.data() + line * area, chunk, l.length, padded, padded,
+                        grad_value.data() + packed);
       }
       scatter<kColumns, kColumns>(grad_value.data(), plane, l, lines, chunk, p.grad_value + part);
     }
@@ -233,9 +215,9 @@ void differentiate(const Problem<T>& p, int64_t begin, int64_t end) {
       const int64_t packed = line * p.dims * padded;
       T *w = weights.data() + line * area, *g = grad_weights.data() + line * area;
       differentiate_softmax(w, g, l, p.delta + pixel + line * l.apart);
-      multiply<false>(Matrix<T>{query.data() + packed, padded, 1}, g, p.dims, l.length, padded,
+      multiply<false>(Matrix<T>{query.data() + packed, padded, 1}, g, p.dims, l.length, padded, padded,
                       grad_key.data() + packed);
-      multiply<false>(Matrix<T>{key.data() + packed, padded, 1}, w, p.dims, l.length, padded,
+      multiply<false>(Matrix<T>{key.data() + packed, padded, 1}, w, p.dims, l.length, padded, padded,
                       grad_query.data() + packed);
     }
     scatter<kColumns, kColumns>(grad_query.data(), plane, l, lines, p.dims, p.grad_query + place);

@@ -1,5 +1,5 @@
-// No include guard: compiled once for each instruction set (see foreach_isa.h). The matrix product of
-// criss_cross_attention.h: small matrices in cache, rows padded to eight elements.
+// No include guard: compiled once for each instruction set (see foreach_isa.h). The matrix product and transposition of
+// criss_cross_attention.h and interlaced_attention.h: small matrices in cache, rows padded to kPad = 8 elements.
 
 // Vectors of a row at a time; times kRows they are the sums that the registers hold.
 constexpr int kVectors = SEGOPS_ISA_LEVEL == 2 ? 6 : SEGOPS_ISA_LEVEL == 1 ? 3 : 2;
@@ -24,9 +24,9 @@ struct Matrix {
 };
 
 // c = a b, or added to it, for R rows and N vectors of columns, after them half a vector where kHalf. Rows of b and c
-// are `padded` apart.
+// are `pitch` apart.
 template <int R, int N, bool kHalf, bool kAdd, class T>
-void multiply_tile(Matrix<T> a, const T* b, int64_t depth, int64_t padded, T* c) {
+void multiply_tile(Matrix<T> a, const T* b, int64_t depth, int64_t pitch, T* c) {
   using V = Wide<T>;
   using H = Eight<T>;
   constexpr int W = kWidth<T>;
@@ -36,11 +36,11 @@ void multiply_tile(Matrix<T> a, const T* b, int64_t depth, int64_t padded, T* c)
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-      for (int n = 0; n < N; ++n) sums[r][n] = load<V>(c + r * padded + n * W);
-      if constexpr (kHalf) halves[r] = load<H>(c + r * padded + N * W);
+      for (int n = 0; n < N; ++n) sums[r][n] = load<V>(c + r * pitch + n * W);
+      if constexpr (kHalf) halves[r] = load<H>(c + r * pitch + N * W);
     }
   }
-  for (int64_t k = 0; k < depth; ++k, b += padded, a.data += a.column) {
+  for (int64_t k = 0; k < depth; ++k, b += pitch, a.data += a.column) {
     V factors[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) factors[r] = splat<V>(a.data[r * a.row]);
@@ -59,46 +59,67 @@ void multiply_tile(Matrix<T> a, const T* b, int64_t depth, int64_t padded, T* c)
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) store(c + r * padded + n * W, sums[r][n]);
-    if constexpr (kHalf) store(c + r * padded + N * W, halves[r]);
+    for (int n = 0; n < N; ++n) store(c + r * pitch + n * W, sums[r][n]);
+    if constexpr (kHalf) store(c + r * pitch + N * W, halves[r]);
   }
 }
 
 template <int N, bool kHalf, bool kAdd, class T>
-void multiply_rows(Matrix<T> a, const T* b, int64_t rows, int64_t depth, int64_t padded, T* c) {
-  for (; rows >= kRows; rows -= kRows, a.data += kRows * a.row, c += kRows * padded)
-    multiply_tile<kRows, N, kHalf, kAdd>(a, b, depth, padded, c);
+void multiply_rows(Matrix<T> a, const T* b, int64_t rows, int64_t depth, int64_t pitch, T* c) {
+  for (; rows >= kRows; rows -= kRows, a.data += kRows * a.row, c += kRows * pitch)
+    multiply_tile<kRows, N, kHalf, kAdd>(a, b, depth, pitch, c);
   if (rows & 2) {
-    multiply_tile<2, N, kHalf, kAdd>(a, b, depth, padded, c);
+    multiply_tile<2, N, kHalf, kAdd>(a, b, depth, pitch, c);
     a.data += 2 * a.row;
-    c += 2 * padded;
+    c += 2 * pitch;
   }
-  if (rows & 1) multiply_tile<1, N, kHalf, kAdd>(a, b, depth, padded, c);
+  if (rows & 1) multiply_tile<1, N, kHalf, kAdd>(a, b, depth, pitch, c);
 }
 
 // From a number of vectors known at run time to one known to the compiler.
 template <int N, bool kAdd, class T>
-void multiply_some(int64_t vectors, bool half, Matrix<T> a, const T* b, int64_t rows, int64_t depth, int64_t padded,
+void multiply_some(int64_t vectors, bool half, Matrix<T> a, const T* b, int64_t rows, int64_t depth, int64_t pitch,
                    T* c) {
   constexpr bool kHasHalf = kWidth<T> > kPad;
   if constexpr (N > 0) {
-    if (vectors < N) return multiply_some<N - 1, kAdd>(vectors, half, a, b, rows, depth, padded, c);
+    if (vectors < N) return multiply_some<N - 1, kAdd>(vectors, half, a, b, rows, depth, pitch, c);
     if constexpr (kHasHalf && N < kVectors)
-      if (half) return multiply_rows<N, true, kAdd>(a, b, rows, depth, padded, c);
-    multiply_rows<N, false, kAdd>(a, b, rows, depth, padded, c);
+      if (half) return multiply_rows<N, true, kAdd>(a, b, rows, depth, pitch, c);
+    multiply_rows<N, false, kAdd>(a, b, rows, depth, pitch, c);
   } else if constexpr (kHasHalf) {
-    if (half) multiply_rows<0, true, kAdd>(a, b, rows, depth, padded, c);
+    if (half) multiply_rows<0, true, kAdd>(a, b, rows, depth, pitch, c);
   }
 }
 
-// c (rows, padded) = a (rows, depth) times b (depth, padded), or added to c.
+// c (rows, padded) = a (rows, depth) times b (depth, padded), or added to c; rows of b and c are `pitch` apart.
 template <bool kAdd, class T>
-void multiply(Matrix<T> a, const T* b, int64_t rows, int64_t depth, int64_t padded, T* c) {
+void multiply(Matrix<T> a, const T* b, int64_t rows, int64_t depth, int64_t padded, int64_t pitch, T* c) {
   constexpr int64_t W = kWidth<T>;
   const int64_t vectors = (padded + W - 1) / W, parts = (vectors + kVectors - 1) / kVectors;
   for (int64_t part = 0; part < parts; ++part) {  // of equal size, give or take one
     const int64_t begin = vectors * part / parts, end = vectors * (part + 1) / parts;
     const bool half = end * W > padded;
-    multiply_some<kVectors, kAdd>(end - begin - half, half, a, b + begin * W, rows, depth, padded, c + begin * W);
+    multiply_some<kVectors, kAdd>(end - begin - half, half, a, b + begin * W, rows, depth, pitch, c + begin * W);
+  }
+}
+
+SEGOPS_INLINE void transpose(D8* v) {
+  for (int i = 0; i < 8; ++i)
+    for (int j = 0; j < i; ++j) {
+      const double x = v[i][j];
+      v[i][j] = v[j][i];
+      v[j][i] = x;
+    }
+}
+
+// Eight rows of eight, `from_row` and `to_row` apart, transposed.
+template <bool kAdd = false, class T>
+void transpose_tile(const T* from, int64_t from_row, T* to, int64_t to_row) {
+  Eight<T> v[8];
+  for (int i = 0; i < 8; ++i) v[i] = load<Eight<T>>(from + i * from_row);
+  transpose(v);
+  for (int i = 0; i < 8; ++i) {
+    if constexpr (kAdd) v[i] += load<Eight<T>>(to + i * to_row);
+    store(to + i * to_row, v[i]);
   }
 }

@@ -1,0 +1,269 @@
+"""Interlaced attention on a GPU: products of the groups of a relation, read from the map where they lie.
+
+Idea. A program has tiles of up to 8 groups side by side, so that what it reads lies side by side in the map too, in
+lattices as in blocks, and multiplies them as a batch. One kernel takes the scalar products of pixels (energies, and the
+gradients of weights), one the sums of channels by weights (the result, and all gradients); the softmax between them is
+torch's. The maps are not copied, programs add in a fixed order, and there are no atomics.
+
+Memory. The weights of the groups at hand, as many numbers a pixel as its group has members, in slabs of at most 2^25:
+with the paper's 256 channels of queries and keys it costs more to make the weights again for every tile of channels
+than to write them once.
+
+Precision. float32 products are split into three TF32 products, which keeps about 22 bits; float64 does without tensor
+cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+SLAB = 1 << 25  # weights that are in memory at a time, if a row of groups has no more
+
+
+@triton.jit
+def batched_product(a, b):
+    """a (G, I, K) times b (G, K, J) in the precision of the sums."""
+    if a.dtype == tl.float64:
+        out = tl.sum(a[:, :, :, None] * b[:, None, :, :], axis=2)
+    else:
+        out = tl.dot(a, b, input_precision="tf32x3")
+    return out
+
+
+@triton.jit
+def along(group, size, factor, before, LOCAL: tl.constexpr):
+    """First member and number of members of a group, along one side of the map."""
+    if LOCAL:
+        begin = tl.maximum(group * factor - before, 0)
+        count = tl.minimum((group + 1) * factor - before, size) - begin
+    else:
+        begin = group
+        count = (size - group + factor - 1) // factor
+    return begin, tl.maximum(count, 0)
+
+
+@triton.jit
+def members(strip, group, m, height, width, rows, columns, top, left, down, across, LOCAL: tl.constexpr):
+    """Where members m of the groups lie in a plane, and whether there are such (groups, members)."""
+    y, in_column = along(strip % down, height, rows, top, LOCAL)
+    x, in_row = along(group, width, columns, left, LOCAL)
+    in_row = tl.where(group < across, in_row, 0)[:, None]
+    i, j = m[None, :] // tl.maximum(in_row, 1), m[None, :] % tl.maximum(in_row, 1)
+    if not LOCAL:
+        i, j = i * rows, j * columns
+    at = (y + i).to(tl.int64) * width + x[:, None] + j
+    return at, m[None, :] < in_column * in_row
+
+
+@triton.jit
+def spread(at, LOCAL: tl.constexpr):
+    """(groups, members) before a dimension of channels, what lies side by side in the map last."""
+    if LOCAL:
+        out = at[None, :, :]
+    else:
+        out = tl.permute(at, (1, 0))[None, :, :]
+    return out
+
+
+@triton.jit
+def load_tile(x, c, at, here, channels, plane, LOCAL: tl.constexpr):
+    """x (channels, plane) at channels c and pixels, (groups, members, channels)."""
+    mask = (c < channels)[:, None, None] & spread(here, LOCAL)
+    tile = tl.load(x + c[:, None, None] * plane + spread(at, LOCAL), mask=mask, other=0.0)
+    if LOCAL:
+        out = tl.permute(tile, (1, 2, 0))
+    else:
+        out = tl.permute(tile, (2, 1, 0))
+    return out
+
+
+@triton.jit
+def place(first, across, most, GROUPS: tl.constexpr, OWN: tl.constexpr):
+    """Strip in the slab, groups, members and first number of each group's weights of a program."""
+    tiles = (most + OWN - 1) // OWN
+    group_tiles = (across + GROUPS - 1) // GROUPS
+    tile = tl.program_id(0) // tiles
+    i = tl.program_id(0) % tiles * OWN + tl.arange(0, OWN)
+    group = tile % group_tiles * GROUPS + tl.arange(0, GROUPS)
+    strip = tile // group_tiles
+    table = (strip.to(tl.int64) * across + group) * most * most
+    return first + strip, group, i, table[:, None, None]
+
+
+@triton.jit
+def energy_kernel(
+    own, other, scale, out, first, channels, height, width, rows, columns, top, left, down, across, most, beyond,
+    LOCAL: tl.constexpr, GROUPS: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """scale times scalar products of members, (strips, groups, most, most); `beyond` behind the last member."""
+    strip, group, i, table = place(first, across, most, GROUPS, OWN)
+    j = tl.program_id(1) * OTHER + tl.arange(0, OTHER)
+    at_i, is_i = members(strip, group, i, height, width, rows, columns, top, left, down, across, LOCAL)
+    at_j, is_j = members(strip, group, j, height, width, rows, columns, top, left, down, across, LOCAL)
+    plane = height.to(tl.int64) * width
+    own += (strip // down).to(tl.int64) * channels * plane
+    other += (strip // down).to(tl.int64) * channels * plane
+    total = tl.zeros([GROUPS, OWN, OTHER], own.dtype.element_ty)
+    for begin in range(0, channels, DEPTH):
+        c = begin + tl.arange(0, DEPTH).to(tl.int64)
+        a = load_tile(own, c, at_i, is_i, channels, plane, LOCAL)
+        b = load_tile(other, c, at_j, is_j, channels, plane, LOCAL)
+        total += batched_product(a, tl.permute(b, (0, 2, 1)))
+    total = tl.where(is_j[:, None, :], total * tl.load(scale), tl.load(beyond))
+    mask = (group < across)[:, None, None] & (i < most)[None, :, None] & (j < most)[None, None, :]
+    tl.store(out + table + i[None, :, None] * most + j[None, None, :], total, mask=mask)
+
+
+@triton.jit
+def combine_kernel(
+    weights, values, out, first, channels, height, width, rows, columns, top, left, down, across, most,
+    TRANSPOSED: tl.constexpr, LOCAL: tl.constexpr,
+    GROUPS: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """The sums of the values of a group's members by weights (own, other), or by these transposed."""
+    strip, group, i, table = place(first, across, most, GROUPS, OWN)
+    c = (tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)).to(tl.int64)
+    plane = height.to(tl.int64) * width
+    values += (strip // down).to(tl.int64) * channels * plane
+    out += (strip // down).to(tl.int64) * channels * plane
+    at_i, is_i = members(strip, group, i, height, width, rows, columns, top, left, down, across, LOCAL)
+    total = tl.zeros([GROUPS, OWN, CHANNELS], values.dtype.element_ty)
+    for begin in range(0, most, OTHER):
+        j = begin + tl.arange(0, OTHER)
+        at_j, is_j = members(strip, group, j, height, width, rows, columns, top, left, down, across, LOCAL)
+        if TRANSPOSED:
+            mask = is_j[:, :, None] & is_i[:, None, :]
+            w = tl.load(weights + table + j[None, :, None] * most + i[None, None, :], mask=mask, other=0.0)
+            w = tl.permute(w, (0, 2, 1))
+        else:
+            mask = is_i[:, :, None] & is_j[:, None, :]
+            w = tl.load(weights + table + i[None, :, None] * most + j[None, None, :], mask=mask, other=0.0)
+        total += batched_product(w, load_tile(values, c, at_j, is_j, channels, plane, LOCAL))
+    mask = (c < channels)[:, None, None] & spread(is_i, LOCAL)
+    if LOCAL:
+        total = tl.permute(total, (2, 0, 1))
+    else:
+        total = tl.permute(total, (2, 1, 0))
+    tl.store(out + c[:, None, None] * plane + spread(at_i, LOCAL), total, mask=mask)
+
+
+class Groups(NamedTuple):
+    """The groups of a relation: `down` strips of `across` groups an image, with at `most` so many members each."""
+
+    height: int
+    width: int
+    rows: int
+    columns: int
+    top: int
+    left: int
+    down: int
+    across: int
+    most: int
+
+
+def groups_of(x: Tensor, down_factor: Sequence[int], relation: str) -> Groups:
+    height, width = x.shape[2:]
+    rows, columns = min(down_factor[0], height), min(down_factor[1], width)  # a larger one means the same
+    top, left = -height % rows // 2, -width % columns // 2
+    blocks = triton.cdiv(height, rows), triton.cdiv(width, columns)
+    (down, across), (tall, wide) = (blocks, (rows, columns)) if relation == "local" else ((rows, columns), blocks)
+    return Groups(height, width, rows, columns, top, left, down, across, tall * wide)
+
+
+def tile(dtype: torch.dtype, across: int) -> dict[str, int]:
+    """Tiles that do not spill; float64 holds a four-dimensional product in registers."""
+    groups = min(8, triton.next_power_of_2(across))
+    if dtype == torch.float64:
+        return {"GROUPS": groups, "OWN": 8, "OTHER": 8, "num_warps": 8, "num_stages": 1}
+    return {"GROUPS": groups, "OWN": 32, "OTHER": 16, "num_warps": 8, "num_stages": 1}
+
+
+def depth(dtype: torch.dtype) -> int:
+    """Channels at a time."""
+    return 4 if dtype == torch.float64 else 16
+
+
+class Slab:
+    """Some strips of groups, all of a kernel's programs for them."""
+
+    def __init__(self, groups: Groups, relation: str, dtype: torch.dtype, first: int, strips: int):
+        self.groups, self.first, self.strips, self.local = groups, first, strips, relation == "local"
+        self.sizes = tile(dtype, groups.across)
+        tiles = triton.cdiv(groups.across, self.sizes["GROUPS"]) * triton.cdiv(groups.most, self.sizes["OWN"])
+        self.programs = strips * tiles
+
+    def products(self, own: Tensor, other: Tensor, scale: Tensor, beyond: Tensor) -> Tensor:
+        most = self.groups.most
+        out = own.new_empty(self.strips, self.groups.across, most, most)
+        energy_kernel[self.programs, triton.cdiv(most, self.sizes["OTHER"])](
+            own, other, scale, out, self.first, own.shape[1], *self.groups, beyond,
+            LOCAL=self.local, DEPTH=depth(own.dtype), **self.sizes,
+        )  # fmt: skip
+        return out
+
+    def combine(self, weights: Tensor, values: Tensor, out: Tensor, transposed: bool = False) -> None:
+        channels = 2 * depth(values.dtype)
+        combine_kernel[self.programs, triton.cdiv(values.shape[1], channels)](
+            weights, values, out, self.first, values.shape[1], *self.groups,
+            TRANSPOSED=transposed, LOCAL=self.local, CHANNELS=channels, **self.sizes,
+        )  # fmt: skip
+
+
+def slabs(x: Tensor, down_factor: Sequence[int], relation: str) -> Iterator[Slab]:
+    groups = groups_of(x, down_factor, relation)
+    strips = x.shape[0] * groups.down
+    most = max(1, SLAB // (groups.across * groups.most**2))
+    for first in range(0, strips, most):
+        yield Slab(groups, relation, x.dtype, first, min(most, strips - first))
+
+
+def interlaced_attention(
+    query: Tensor, key: Tensor, value: Tensor, down_factor: Sequence[int], relation: str, scale: float
+) -> Tensor:
+    """query, key (N, D, H, W), value (N, C, H, W) to (N, C, H, W)."""
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+    out = torch.empty_like(value)
+    if value.numel() == 0:
+        return out
+    factor, never = query.new_full((1,), scale), query.new_full((1,), -torch.inf)
+    for slab in slabs(value, down_factor, relation):
+        slab.combine(slab.products(query, key, factor, never).softmax(-1), value, out)
+    return out
+
+
+def interlaced_attention_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, down_factor: Sequence[int], relation: str, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value."""
+    grad, query, key, value = grad.contiguous(), query.contiguous(), key.contiguous(), value.contiguous()
+    grad_query, grad_key, grad_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+    if value.numel() == 0:
+        return grad_query, grad_key, grad_value
+    factor, never, zero = (query.new_full((1,), x) for x in (scale, -torch.inf, 0.0))
+    for slab in slabs(value, down_factor, relation):
+        weights = slab.products(query, key, factor, never).softmax(-1)
+        slab.combine(weights, grad, grad_value, transposed=True)
+        steps = slab.products(grad, value, factor, zero)  # the softmax's gradient is linear: scaled here, and then not
+        steps = torch.ops.aten._softmax_backward_data(steps, weights, -1, steps.dtype)
+        slab.combine(steps, key, grad_query)
+        slab.combine(steps, query, grad_key, transposed=True)
+    return grad_query, grad_key, grad_value
+
+
+def _aot() -> Iterator[tuple[Any, dict[str, str], list[dict[str, Any]]]]:
+    names = ("own", "other", "scale", "beyond", "out", "weights", "values")
+    for pointer, dtype in (("*fp32", torch.float32), ("*fp64", torch.float64)):
+        plain = [{"LOCAL": local, **tile(dtype, across)} for local in (False, True) for across in (8, 2, 1)]
+        energies = [{"DEPTH": depth(dtype), **p} for p in plain]
+        sums = [{"TRANSPOSED": t, "CHANNELS": 2 * depth(dtype), **p} for p in plain for t in (False, True)]
+        for kernel, configurations in ((energy_kernel, energies), (combine_kernel, sums)):
+            yield kernel, {name: pointer for name in names if name in kernel.arg_names}, configurations
+
+
+AOT = list(_aot())
