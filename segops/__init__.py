@@ -12,6 +12,8 @@ from typing import Any
 from ._version import __version__
 
 _HOME = {
+    "aspp": "ops",
+    "atrous_conv2d": "ops",
     "criss_cross_attention": "ops",
     "dense_crf": "ops",
     "em_attention": "ops",

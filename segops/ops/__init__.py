@@ -1,5 +1,7 @@
 """The public operators, one file each."""
 
+from .aspp import aspp
+from .atrous_conv2d import atrous_conv2d
 from .criss_cross_attention import criss_cross_attention
 from .dense_crf import dense_crf
 from .em_attention import em_attention
@@ -17,6 +19,8 @@ from .topk_uncertain_grid import topk_uncertain_grid
 from .uncertain_points import uncertain_points
 
 __all__ = [
+    "aspp",
+    "atrous_conv2d",
     "criss_cross_attention",
     "dense_crf",
     "em_attention",

@@ -13,6 +13,8 @@ VALUES, FEATURES = torch.rand(2, 3, 40), torch.randn(2, 2, 40)
 BASES = torch.nn.functional.normalize(torch.randn(1, 4, 3), dim=1)
 
 CALLS = {
+    "aspp": lambda x: segops.aspp(x, [torch.ones(2, 4, 3, 3), torch.ones(3, 4, 1, 1)], None, [4, 1], combine="concat"),
+    "atrous_conv2d": lambda x: segops.atrous_conv2d(x, torch.ones(2, 4, 3, 3), torch.ones(2), dilation=4),
     "criss_cross_attention": lambda x: segops.criss_cross_attention(x, x, x),
     "dense_crf": lambda x: segops.dense_crf(x, x[:, :3], iterations=2),
     "em_attention": lambda x: segops.em_attention(x, BASES)[0],
