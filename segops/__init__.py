@@ -29,6 +29,7 @@ _HOME = {
     "subdivide": "ops",
     "topk_uncertain_grid": "ops",
     "uncertain_points": "ops",
+    "accelerate": "nn",
     "backend": "_backends",
     "explain": "_backends",
 }
