@@ -31,6 +31,8 @@ CPU_SOURCES = [
     "csrc/cpu/lovasz_hinge.cpp",
     "csrc/cpu/lovasz_softmax.cpp",
     "csrc/cpu/mean_field.cpp",
+    "csrc/cpu/aspp.cpp",
+    "csrc/cpu/atrous_conv2d.cpp",
     "csrc/cpu/criss_cross_attention.cpp",
     "csrc/cpu/dense_crf.cpp",
     "csrc/cpu/point_sample.cpp",

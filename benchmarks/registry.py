@@ -10,6 +10,7 @@ and asymmetric_nonlocal in rows_pyramid.
 
 from __future__ import annotations
 
+import rows_atrous
 import rows_concatenation
 import rows_crf
 import rows_criss_cross
@@ -26,6 +27,7 @@ from bench_types import Inputs, Provider, Workload, error, tensors
 __all__ = ["PROVIDERS", "WORKLOADS", "Inputs", "Provider", "Workload", "error", "tensors"]
 
 FAMILIES = (
+    rows_atrous,
     rows_concatenation,
     rows_crf,
     rows_criss_cross,

@@ -13,6 +13,8 @@ from ._version import __version__
 
 _HOME = {
     "asymmetric_nonlocal": "ops",
+    "aspp": "ops",
+    "atrous_conv2d": "ops",
     "criss_cross_attention": "ops",
     "dense_crf": "ops",
     "em_attention": "ops",
@@ -35,6 +37,7 @@ _HOME = {
     "subdivide": "ops",
     "topk_uncertain_grid": "ops",
     "uncertain_points": "ops",
+    "accelerate": "nn",
     "backend": "_backends",
     "explain": "_backends",
 }

@@ -185,12 +185,13 @@ def _without_gpu(name: str) -> str | None:
     )
 
 
-def explain(name: str, *args: Any) -> str:
+def explain(name: str, *args: Any, **options: Any) -> str:
     """Which backend an operator takes for these arguments, and why it does not take the others.
 
     Args:
         name: the operator, for instance ``"mean_field"`` or a function built on it, ``"dense_crf"``.
         *args: its tensors; without any, CPU tensors are meant.
+        **options: its other arguments, where the choice depends on them (`atrous_conv2d`, `aspp`).
 
     Returns:
         A few lines of text.
@@ -214,6 +215,8 @@ def explain(name: str, *args: Any) -> str:
     obstacle = unavailable(name, chosen, device, dtype)
     detail = f", which can't run: {obstacle}" if obstacle else f" ({_native.isa()})" if chosen == "cpu" else ""
     lines = [f"{name} on {device}: {chosen}{detail}"]
+    if args and not obstacle and (more := OPERATORS[name].detail):
+        lines.append(f"  {more(chosen, *args, **options)}")
     for other in BACKENDS:
         if other == chosen:
             continue

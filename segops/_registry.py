@@ -27,6 +27,7 @@ class Operator:
     fake: Callable[..., Any]
     differentiable: bool
     autocast: torch.dtype | None
+    detail: Callable[..., str] | None
 
 
 OPERATORS: dict[str, Operator] = {}
@@ -45,15 +46,17 @@ def register(
     setup_context: Callable[..., Any] | None = None,
     batch: Sequence[int] = (),
     autocast: torch.dtype | None = torch.float32,
+    detail: Callable[..., str] | None = None,
 ) -> None:
     """Register ``segops::<schema>``, which gives no defaults: torch would drop such arguments from a backward's inputs.
 
     ``batch`` lists the positions of the arguments whose first dimension is the batch, if all results have it too: then
     vmap folds into it (a batch of 1 is shared). Without it vmap is a loop. Under autocast an operator runs in the dtype
     ``autocast``; None leaves it to the public function, which lowers what is a matrix product at heart.
+    ``detail`` takes the backend and the public function's arguments and tells `explain` what its kernel does with them.
     """
     name = schema[: schema.index("(")]
-    OPERATORS[name] = Operator(name, file, schema, reference, fake, backward is not None, autocast)
+    OPERATORS[name] = Operator(name, file, schema, reference, fake, backward is not None, autocast, detail)
     qualified = f"segops::{name}"
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _cuda_library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -68,6 +71,11 @@ def register(
     torch.library.register_vmap(qualified, _vmap(name, frozenset(batch)))
     for device in ("cpu", "cuda") if autocast is not None else ():
         torch.library.register_autocast(qualified, device, autocast)
+
+
+def query(schema: str) -> None:
+    """Define what compiled code alone answers about an operator, for `explain`; nothing that computes."""
+    _library.define(schema)
 
 
 def call(operator: Callable[..., Any], *args: Any) -> Any:

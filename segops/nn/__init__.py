@@ -1,6 +1,9 @@
 """Modules around the operators, one file each."""
 
+from .accelerate import accelerate
+from .aspp import ASPP
 from .asymmetric_nonlocal import AFNB, APNB
+from .atrous_conv2d import AtrousConv2d, AtrousSeparableConv2d
 from .criss_cross_attention import CrissCrossAttention
 from .dense_crf import DenseCRF
 from .em_attention import EMAttention
@@ -12,11 +15,15 @@ from .psa import PSA
 __all__ = [
     "AFNB",
     "APNB",
+    "ASPP",
     "PSA",
+    "AtrousConv2d",
+    "AtrousSeparableConv2d",
     "CrissCrossAttention",
     "DenseCRF",
     "EMAttention",
     "Encoding",
     "InterlacedAttention",
     "NonLocal",
+    "accelerate",
 ]

@@ -1,6 +1,8 @@
 """The public operators, one file each."""
 
+from .aspp import aspp
 from .asymmetric_nonlocal import asymmetric_nonlocal
+from .atrous_conv2d import atrous_conv2d
 from .criss_cross_attention import criss_cross_attention
 from .dense_crf import dense_crf
 from .em_attention import em_attention
@@ -25,6 +27,8 @@ from .uncertain_points import uncertain_points
 
 __all__ = [
     "asymmetric_nonlocal",
+    "aspp",
+    "atrous_conv2d",
     "criss_cross_attention",
     "dense_crf",
     "em_attention",

@@ -274,6 +274,79 @@ def _candidates(batch: int, channels: int, height: int, width: int, drawn: int, 
     )
 
 
+@dataclass(frozen=True)
+class _Atrous:
+    """Sizes of a convolution with holes; ``x`` (N, C, H, W), ``weight`` (K, C / groups, h, w)."""
+
+    x: tuple[int, int, int, int]
+    weight: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    groups: int = 1
+    method: str = "skip"
+    bias: bool = True
+
+    def options(self) -> tuple:
+        return list(self.stride), list(self.padding), list(self.dilation), self.groups
+
+    def out(self) -> tuple[int, ...]:
+        return (
+            self.x[0],
+            self.weight[0],
+            *(
+                (self.x[2 + a] + 2 * self.padding[a] - self.dilation[a] * (self.weight[2 + a] - 1) - 1)
+                // self.stride[a]
+                + 1
+                for a in (0, 1)
+            ),
+        )
+
+    def forward(self, g: torch.Generator) -> tuple:
+        bias = _randn(g, self.weight[0]) if self.bias else None
+        return _randn(g, *self.x), _randn(g, *self.weight), bias, *self.options(), self.method
+
+    def backward_input(self, g: torch.Generator) -> tuple:
+        last = self.groups > 1
+        return _randn(g, *self.out()), _randn(g, *self.weight), *self.x[2:], *self.options(), last, self.method
+
+    def backward_weight(self, g: torch.Generator) -> tuple:
+        return _randn(g, *self.out()), _randn(g, *self.x), list(self.weight[2:]), *self.options(), self.method
+
+
+@dataclass(frozen=True)
+class _Pyramid:
+    """Branches of atrous spatial pyramid pooling: (K, kernel height, width, rate); ``x`` (N, C, H, W)."""
+
+    x: tuple[int, int, int, int]
+    branches: tuple[tuple[int, int, int, int], ...]
+    sum: bool = False
+    method: str = "skip"
+
+    def weights(self, g: torch.Generator) -> list[Tensor]:
+        return [_randn(g, k, self.x[1], h, w) for k, h, w, _ in self.branches]
+
+    def channels(self) -> int:
+        return self.branches[0][0] if self.sum else sum(k for k, *_ in self.branches)
+
+    def grad(self, g: torch.Generator) -> Tensor:
+        return _randn(g, self.x[0], self.channels(), *self.x[2:])
+
+    def rates(self) -> list[int]:
+        return [rate for *_, rate in self.branches]
+
+    def forward(self, g: torch.Generator) -> tuple:
+        return _randn(g, *self.x), self.weights(g), _randn(g, self.channels()), self.rates(), self.sum, self.method
+
+    def backward_input(self, g: torch.Generator) -> tuple:
+        return self.grad(g), self.weights(g), self.rates(), self.sum, not self.sum, self.method
+
+    def backward_weight(self, g: torch.Generator) -> tuple:
+        kernels = [size for _, h, w, _ in self.branches for size in (h, w)]
+        counts = [k for k, *_ in self.branches]
+        return self.grad(g), _randn(g, *self.x), counts, kernels, self.rates(), self.sum, self.method
+
+
 _FILTERED = {  # batch, channels, features, points, features shared by the batch
     "plane": (2, 3, 2, 67, False),
     "colour": (1, 21, 5, 50, False),
@@ -381,7 +454,34 @@ _INTERLACED = {  # batch, dims, channels, height and width; block, relation, sca
     "empty_batch": (0, 2, 3, (4, 5), [8, 8], "global", 1.0),
 }
 
+_ATROUS = {
+    "same": _Atrous((2, 5, 9, 12), (7, 5, 3, 3), (3, 2), (3, 2)),
+    "rate_beyond_the_map": _Atrous((1, 3, 5, 6), (4, 3, 3, 3), (7, 4), (7, 4)),
+    "groups": _Atrous((1, 6, 7, 7), (4, 3, 3, 3), (2, 2), (2, 2), groups=2, bias=False),
+    "wide": _Atrous((1, 37, 6, 21), (35, 37, 3, 3), (2, 6), (2, 6)),
+    "valid": _Atrous((2, 3, 9, 8), (2, 3, 2, 3), (2, 3), (0, 0)),
+    "more_padding": _Atrous((1, 2, 4, 5), (3, 2, 3, 2), (2, 1), (5, 3)),
+    "stride": _Atrous((2, 4, 9, 11), (4, 2, 3, 3), (2, 3), (2, 3), stride=(2, 3), groups=2),
+    "one_tap": _Atrous((2, 6, 4, 5), (5, 6, 1, 1), (1, 1), (0, 0)),
+    "dense": _Atrous((2, 5, 9, 12), (7, 5, 3, 3), (3, 2), (3, 2), method="dense"),
+    "empty_batch": _Atrous((0, 5, 6, 7), (4, 5, 3, 3), (2, 2), (2, 2)),
+}
+
+_ASPPS = {
+    "branches": _Pyramid((2, 5, 9, 12), ((3, 1, 1, 1), (4, 3, 3, 2), (2, 3, 5, 4))),
+    "sum": _Pyramid((2, 5, 9, 8), ((6, 3, 3, 2), (6, 1, 1, 1), (6, 3, 3, 9)), sum=True),
+    "wide": _Pyramid((1, 33, 5, 17), ((35, 3, 3, 3), (40, 3, 3, 6))),
+    "dense": _Pyramid((2, 5, 9, 12), ((3, 1, 1, 1), (4, 3, 3, 2)), method="dense"),
+    "empty_batch": _Pyramid((0, 4, 5, 6), ((3, 3, 3, 2), (3, 3, 3, 4))),
+}
+
 CASES: tuple[Case, ...] = (
+    *(Case("aspp", name, p.forward, (0, 1, 2)) for name, p in _ASPPS.items()),
+    *(Case("aspp_backward_input", name, p.backward_input) for name, p in _ASPPS.items()),
+    *(Case("aspp_backward_weight", name, p.backward_weight) for name, p in _ASPPS.items()),
+    *(Case("atrous_conv2d", name, c.forward, (0, 1, 2) if c.bias else (0, 1)) for name, c in _ATROUS.items()),
+    *(Case("atrous_conv2d_backward_input", name, c.backward_input, (0, 1)) for name, c in _ATROUS.items()),
+    *(Case("atrous_conv2d_backward_weight", name, c.backward_weight, (0, 1)) for name, c in _ATROUS.items()),
     *(
         Case("criss_cross_attention", name, _criss_cross(*sizes), (2,) if name == "one_pixel" else (0, 1, 2))
         for name, sizes in _CRISS_CROSSED.items()

@@ -15,6 +15,8 @@ BASES = torch.nn.functional.normalize(torch.randn(1, 4, 3), dim=1)
 
 CALLS = {
     "asymmetric_nonlocal": lambda x: segops.asymmetric_nonlocal(x, x[..., 1:], x[:, :3, :, 1:], sizes=(1, (2, 3))),
+    "aspp": lambda x: segops.aspp(x, [torch.ones(2, 4, 3, 3), torch.ones(3, 4, 1, 1)], None, [4, 1], combine="concat"),
+    "atrous_conv2d": lambda x: segops.atrous_conv2d(x, torch.ones(2, 4, 3, 3), torch.ones(2), dilation=4),
     "criss_cross_attention": lambda x: segops.criss_cross_attention(x, x, x),
     "dense_crf": lambda x: segops.dense_crf(x, x[:, :3], iterations=2),
     "em_attention": lambda x: segops.em_attention(x, BASES)[0],

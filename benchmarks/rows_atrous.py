@@ -1,0 +1,112 @@
+"""Rows of convolutions with holes, at the sizes of DeepLab's heads and of dilated residual networks.
+
+Peers are torch's convolution on planes and on channels_last (inputs and weights, as a model in that layout has them),
+and torch.compile around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from bench_types import Inputs, Provider, Workload, doubled, with_gradients
+from torch import Tensor
+
+import segops
+
+
+def inputs(channels: int, results: int, size: int, rates: Sequence[int], backward: bool) -> Inputs:
+    """One image, a 3 x 3 kernel for each rate."""
+    g = torch.Generator().manual_seed(0)
+    weights = [
+        torch.randn(results, channels, 3, 3, generator=g).div_(3 * channels**0.5).requires_grad_(backward)
+        for _ in rates
+    ]
+    x = torch.randn(1, channels, size, size, generator=g).requires_grad_(backward)
+    return {"x": x, **{f"weight{i}": w for i, w in enumerate(weights)}, "rates": list(rates)}
+
+
+def weights_of(inputs: Inputs) -> list[Tensor]:
+    return [inputs[f"weight{i}"] for i in range(len(inputs["rates"]))]
+
+
+def bytes_moved(inputs: Inputs) -> int:
+    """Input and result once, and their gradients where there are some."""
+    x, weights = inputs["x"], weights_of(inputs)
+    results = sum(w.shape[0] for w in weights) * x.shape[2] * x.shape[3]
+    return (x.numel() + results + sum(w.numel() for w in weights)) * 4 * (3 if x.requires_grad else 1)
+
+
+def run(function: Callable[..., Tensor], layout: torch.memory_format, inputs: Inputs) -> Callable[[], Any]:
+    """function(rates, x, *weights), and the gradients where they are wanted, in a memory layout."""
+    tensors = [inputs["x"], *weights_of(inputs)]
+    wanted = tensors[0].requires_grad
+    tensors = [t.detach().to(memory_format=layout).requires_grad_(wanted) for t in tensors]
+    call = partial(function, inputs["rates"])
+    if not wanted:
+        return lambda: call(*tensors)
+    with torch.no_grad():
+        grad = torch.ones_like(call(*tensors)).div_(64)
+    return lambda: with_gradients(call, *tensors, grad=grad)
+
+
+def plain(rates: Sequence[int], x: Tensor, *weights: Tensor) -> list[Tensor]:
+    conv2d = torch.nn.functional.conv2d
+    return [conv2d(x, w, dilation=r, padding=r) for w, r in zip(weights, rates, strict=True)]
+
+
+def plain_concat(rates: Sequence[int], x: Tensor, *weights: Tensor) -> Tensor:
+    return torch.cat(plain(rates, x, *weights), 1)
+
+
+def plain_sum(rates: Sequence[int], x: Tensor, *weights: Tensor) -> Tensor:
+    return sum(plain(rates, x, *weights))
+
+
+def ours(combine: str, rates: Sequence[int], x: Tensor, *weights: Tensor) -> Tensor:
+    return segops.aspp(x, weights, None, rates, combine=combine)
+
+
+def our_convolution(rates: Sequence[int], x: Tensor, weight: Tensor) -> Tensor:
+    return segops.atrous_conv2d(x, weight, dilation=rates[0])
+
+
+def exact(function: Callable[..., Tensor], inputs: Inputs) -> Any:
+    return run(function, torch.contiguous_format, doubled(inputs))()
+
+
+def workloads(op: str, name: str, function: Callable[..., Tensor], *sizes: Any) -> tuple[Workload, Workload]:
+    return tuple(
+        Workload(
+            op, name + suffix, partial(inputs, *sizes, backward), bytes_moved, partial(exact, function), threads=(2,)
+        )
+        for suffix, backward in (("_forward", False), ("_forward_backward", True))
+    )
+
+
+def providers(op: str, function: Callable[..., Tensor], peer: Callable[..., Tensor]) -> tuple[Provider, ...]:
+    planes, last = torch.contiguous_format, torch.channels_last
+    return (
+        Provider("segops", op, partial(run, function, planes)),
+        Provider("segops_channels_last", op, partial(run, function, last)),
+        Provider("planes", op, partial(run, peer, planes)),
+        Provider("channels_last", op, partial(run, peer, last)),
+        Provider("compiled", op, partial(run, torch.compile(peer), last)),
+    )
+
+
+WORKLOADS = (
+    *workloads("atrous_conv2d", "2048_256_65x65_rate_36", plain_concat, 2048, 256, 65, [36]),
+    *workloads("atrous_conv2d", "512_512_97x97_rate_4", plain_concat, 512, 512, 97, [4]),
+    *workloads("atrous_conv2d", "256_256_97x97_rate_2", plain_concat, 256, 256, 97, [2]),
+    *workloads("aspp", "deeplabv3_2048_256_65x65_rates_12_24_36", plain_concat, 2048, 256, 65, [12, 24, 36]),
+    *workloads("aspp_sum", "deeplabv2_2048_21_65x65_rates_6_12_18_24", plain_sum, 2048, 21, 65, [6, 12, 18, 24]),
+)
+
+PROVIDERS = (
+    *providers("atrous_conv2d", our_convolution, plain_concat),
+    *providers("aspp", partial(ours, "concat"), plain_concat),
+    *providers("aspp_sum", partial(ours, "sum"), plain_sum),
+)
