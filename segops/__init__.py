@@ -14,6 +14,7 @@ from ._version import __version__
 _HOME = {
     "criss_cross_attention": "ops",
     "dense_crf": "ops",
+    "dynamic_depthwise_conv2d": "ops",
     "em_attention": "ops",
     "encoding": "ops",
     "gaussian_filter_exact": "ops",

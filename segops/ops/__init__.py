@@ -2,6 +2,7 @@
 
 from .criss_cross_attention import criss_cross_attention
 from .dense_crf import dense_crf
+from .dynamic_depthwise_conv2d import dynamic_depthwise_conv2d
 from .em_attention import em_attention
 from .encoding import encoding
 from .gaussian_filter_exact import gaussian_filter_exact
@@ -19,6 +20,7 @@ from .uncertain_points import uncertain_points
 __all__ = [
     "criss_cross_attention",
     "dense_crf",
+    "dynamic_depthwise_conv2d",
     "em_attention",
     "encoding",
     "gaussian_filter_exact",

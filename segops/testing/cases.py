@@ -149,6 +149,25 @@ def _encoding(batch: int, channels: int, pixels: int, codes: int, grad: bool = F
     return make
 
 
+def _depthwise(
+    batch: int, channels: int, size: tuple[int, int], kernel: tuple[int, int], dilation: tuple[int, int], shared: bool
+) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        return _randn(g, batch, channels, *size), _randn(g, 1 if shared else batch, channels, *kernel), *dilation
+
+    return make
+
+
+def _depthwise_backward(
+    batch: int, channels: int, size: tuple[int, int], kernel: tuple[int, int], dilation: tuple[int, int], shared: bool
+) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        maps = _randn(g, 2, batch, channels, *size).unbind()
+        return *maps, 1 if shared else batch, *kernel, *dilation
+
+    return make
+
+
 def _points_backward(forward: Callable, wanted: str) -> Callable:
     """The gradient of the first map, channels_last, or of the points."""
 
@@ -241,7 +260,22 @@ _CRISS_CROSSED = {  # batch, dims, channels, height, width
     "empty_batch": (0, 2, 3, 4, 5),
 }
 
+_DEPTHWISE = {  # batch, channels, map, kernel, dilation, kernels shared by the batch
+    "each": (2, 3, (9, 21), (3, 3), (2, 3), False),
+    "shared": (3, 5, (18, 17), (3, 3), (6, 6), True),
+    "colour": (1, 40, (5, 35), (5, 7), (1, 2), True),
+    "beyond": (2, 2, (4, 6), (3, 5), (9, 4), False),
+    "row": (2, 3, (1, 33), (1, 3), (1, 20), False),
+    "one_pixel": (1, 2, (1, 1), (3, 3), (1, 1), True),
+    "empty_batch": (0, 3, (4, 5), (3, 3), (1, 1), True),
+}
+
 CASES: tuple[Case, ...] = (
+    *(Case("dynamic_depthwise_conv2d", name, _depthwise(*sizes), (0, 1)) for name, sizes in _DEPTHWISE.items()),
+    *(
+        Case("dynamic_depthwise_conv2d_backward_kernels", name, _depthwise_backward(*sizes), (0, 1))
+        for name, sizes in _DEPTHWISE.items()
+    ),
     *(
         Case("criss_cross_attention", name, _criss_cross(*sizes), (2,) if name == "one_pixel" else (0, 1, 2))
         for name, sizes in _CRISS_CROSSED.items()

@@ -15,6 +15,7 @@ BASES = torch.nn.functional.normalize(torch.randn(1, 4, 3), dim=1)
 CALLS = {
     "criss_cross_attention": lambda x: segops.criss_cross_attention(x, x, x),
     "dense_crf": lambda x: segops.dense_crf(x, x[:, :3], iterations=2),
+    "dynamic_depthwise_conv2d": lambda x: segops.dynamic_depthwise_conv2d(x, torch.ones(4, 3, 3), dilation=(2, 3)),
     "em_attention": lambda x: segops.em_attention(x, BASES)[0],
     "encoding": lambda x: segops.encoding(x, BASES[0].mT, -torch.ones(3)),
     "gaussian_filter_exact": lambda x: segops.gaussian_filter_exact(VALUES, FEATURES),
