@@ -1,15 +1,17 @@
 """What is measured: workloads (an operator on inputs of the size that papers use) and providers (who computes it).
 
 The rows are in rows_<family>.py, which say what they measure: dense_crf, mean_field, permutohedral_filter,
-gaussian_filter_exact and dense_crf_features in rows_crf; lovasz_softmax, lovasz_hinge and lovasz_grad in rows_lovasz;
-point_sample and point_scatter in rows_points; topk_uncertain_grid, subdivide and uncertain_points in rows_uncertain;
-criss_cross_attention in rows_criss_cross; em_attention and encoding in rows_em.
+gaussian_filter_exact and dense_crf_features in rows_crf; lovasz_softmax, lovasz_hinge and
+lovasz_grad in rows_lovasz; point_sample and point_scatter in rows_points; topk_uncertain_grid, subdivide and
+uncertain_points in rows_uncertain; criss_cross_attention in rows_criss_cross; dynamic_depthwise_conv2d in
+rows_depthwise; em_attention and encoding in rows_em.
 """
 
 from __future__ import annotations
 
 import rows_crf
 import rows_criss_cross
+import rows_depthwise
 import rows_em
 import rows_lovasz
 import rows_points
@@ -18,6 +20,14 @@ from bench_types import Inputs, Provider, Workload, error, tensors
 
 __all__ = ["PROVIDERS", "WORKLOADS", "Inputs", "Provider", "Workload", "error", "tensors"]
 
-FAMILIES = (rows_crf, rows_criss_cross, rows_em, rows_lovasz, rows_points, rows_uncertain)
+FAMILIES = (
+    rows_crf,
+    rows_criss_cross,
+    rows_depthwise,
+    rows_em,
+    rows_lovasz,
+    rows_points,
+    rows_uncertain,
+)
 WORKLOADS: tuple[Workload, ...] = tuple(w for family in FAMILIES for w in family.WORKLOADS)
 PROVIDERS: tuple[Provider, ...] = tuple(p for family in FAMILIES for p in family.PROVIDERS)

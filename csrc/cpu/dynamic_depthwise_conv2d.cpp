@@ -42,7 +42,7 @@ Tensor dynamic_depthwise_conv2d(Tensor input, Tensor kernels, int64_t dilation_y
   Tensor out = segops::fresh_map(input, batch, shape.channels, shape.y.size, shape.x.size, cells);
   segops::dispatch(input, "dynamic_depthwise_conv2d", [&]<class T>(T) {
     segops::TorchParallel parallel;
-    const Maps<T> maps{batch, kernels.size(0), cells};
+    const Maps maps{batch, kernels.size(0), cells};
     segops::depthwise::convolve(shape, maps, data<T>(input), data<T>(kernels), mutable_data<T>(out), parallel);
   });
   return out;
@@ -62,7 +62,7 @@ Tensor dynamic_depthwise_conv2d_backward_kernels(Tensor grad, Tensor input, int6
   Tensor out = segops::fresh(input, {kernel_batch, shape.channels, height, width});
   segops::dispatch(input, "dynamic_depthwise_conv2d_backward_kernels", [&]<class T>(T) {
     segops::TorchParallel parallel;
-    const Maps<T> maps{batch, kernel_batch, cells};
+    const Maps maps{batch, kernel_batch, cells};
     segops::depthwise::differentiate(shape, maps, data<T>(grad), data<T>(input), mutable_data<T>(out), parallel);
   });
   return out;

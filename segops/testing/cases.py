@@ -263,7 +263,7 @@ _CRISS_CROSSED = {  # batch, dims, channels, height, width
 _DEPTHWISE = {  # batch, channels, map, kernel, dilation, kernels shared by the batch
     "each": (2, 3, (9, 21), (3, 3), (2, 3), False),
     "shared": (3, 5, (18, 17), (3, 3), (6, 6), True),
-    "colour": (1, 40, (5, 35), (5, 7), (1, 2), True),
+    "wide": (1, 5, (5, 35), (5, 7), (1, 2), True),
     "beyond": (2, 2, (4, 6), (3, 5), (9, 4), False),
     "row": (2, 3, (1, 33), (1, 3), (1, 20), False),
     "one_pixel": (1, 2, (1, 1), (3, 3), (1, 1), True),

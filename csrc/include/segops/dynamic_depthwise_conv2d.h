@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include "segops/buffer.h"
@@ -18,8 +17,9 @@
 namespace segops::depthwise {
 
 template <class T>
-constexpr int kLanes = 64 / sizeof(T);  // of one vector, on every instruction set
-constexpr int kBlockVectors = 2;        // vectors of channels that cells are taken by
+constexpr int kLanes = 64 / sizeof(T);  // of one piece of a row, on every instruction set
+template <class T>
+constexpr int kBlock = 8 * kLanes<T>;  // channels that cells are taken by
 
 struct Range {
   int64_t begin, end;
@@ -46,12 +46,13 @@ struct Axis {
   }
 };
 
-// A vector of outputs of a row. The last one of a row ends with it, and its first `again` lanes belong to the one
-// before, too.
+// Outputs of a row that are made together. The last one of a row ends with it, and its first `again` lanes belong to
+// the one before, too.
 struct Piece {
   int64_t x;
   int again;
   Range taps;
+  int64_t shift;  // of the first tap
 };
 
 struct Shape {
@@ -75,7 +76,8 @@ std::vector<Piece> pieces(const Axis& x) {
   std::vector<Piece> result;
   for (int64_t at = 0; at < x.size; at += kLanes<T>) {
     const int64_t begin = std::max<int64_t>(0, std::min(at, x.size - kLanes<T>));
-    result.push_back({begin, int(at - begin), x.taps(begin, std::min(x.size, begin + kLanes<T>))});
+    const Range taps = x.taps(begin, std::min(x.size, begin + kLanes<T>));
+    result.push_back({begin, int(at - begin), taps, x.shift(taps.begin)});
   }
   return result;
 }
@@ -111,9 +113,7 @@ class PaddedPlane {
     std::fill_n(data_.data(), data_.size(), T(0));
   }
   const T* read(const T* plane) {
-    for (int64_t y = 0; y < shape_.y.size; ++y)
-      std::memcpy(data_.data() + kLanes<T> + y * shape_.padded_width<T>(), plane + y * shape_.x.size,
-                  shape_.x.size * sizeof(T));
+    SEGOPS_BY_ISA(pad_plane<T>)(shape_, plane, data_.data() + kLanes<T>);
     return data_.data() + kLanes<T>;
   }
 
@@ -126,7 +126,6 @@ class PaddedPlane {
 inline int64_t grain(int64_t pixels) { return std::max<int64_t>(1, 16384 / pixels); }
 
 // Maps (batch, channels, pixels) in planes or (batch, pixels, channels) in cells; kernels (batch or 1, channels, taps).
-template <class T>
 struct Maps {
   int64_t batch, kernel_batch;
   bool cells;
@@ -136,16 +135,10 @@ struct Maps {
   Range images(int64_t k) const { return kernel_batch == 1 ? Range{0, batch} : Range{k, k + 1}; }
 };
 
-template <class T>
-int64_t blocks(const Shape& s) {
-  const int64_t width = kBlockVectors * kLanes<T>;
-  return (s.channels + width - 1) / width;
-}
-
 // task(item, first channel, channels) for each block of channels of each item.
 template <class T, class Task>
 void each_block_of_channels(int64_t items, const Shape& s, Parallel& parallel, const Task& task) {
-  const int64_t width = kBlockVectors * kLanes<T>, count = blocks<T>(s);
+  const int64_t width = kBlock<T>, count = (s.channels + width - 1) / width;
   parallel.range(items * count, grain(s.pixels() * std::min(width, s.channels)), [&](int64_t begin, int64_t end) {
     Buffer<T> work(s.taps() * width);
     for (int64_t i = begin; i < end; ++i) {
@@ -156,7 +149,7 @@ void each_block_of_channels(int64_t items, const Shape& s, Parallel& parallel, c
 }
 
 template <class T>
-void convolve(const Shape& s, const Maps<T>& maps, const T* input, const T* kernels, T* out, Parallel& parallel) {
+void convolve(const Shape& s, const Maps& maps, const T* input, const T* kernels, T* out, Parallel& parallel) {
   const Plan<T> plan(s);
   if (maps.cells) {
     const auto kernel = SEGOPS_BY_ISA(convolve_cells<T>);
@@ -180,7 +173,7 @@ void convolve(const Shape& s, const Maps<T>& maps, const T* input, const T* kern
 // out (kernel batch, channels, taps): the sums over pixels of grad times the input that a tap reads. Images that share
 // a kernel are added one after the other, by one thread.
 template <class T>
-void differentiate(const Shape& s, const Maps<T>& maps, const T* grad, const T* input, T* out, Parallel& parallel) {
+void differentiate(const Shape& s, const Maps& maps, const T* grad, const T* input, T* out, Parallel& parallel) {
   const Plan<T> plan(s);
   if (maps.cells) {
     const auto kernel = SEGOPS_BY_ISA(differentiate_cells<T>);
@@ -193,15 +186,19 @@ void differentiate(const Shape& s, const Maps<T>& maps, const T* grad, const T* 
     return;
   }
   const auto kernel = SEGOPS_BY_ISA(differentiate_plane<T>);
+  const bool narrow = s.x.size < kLanes<T>;  // a row of grad is no whole piece
+  T ones[2 * kLanes<T>] = {};
+  std::fill_n(ones + kLanes<T>, kLanes<T>, T(1));
   parallel.range(maps.kernel_batch * s.channels, grain(s.pixels()), [&](int64_t begin, int64_t end) {
-    PaddedPlane<T> padded(s);
+    PaddedPlane<T> padded(s), padded_grad(s);
     for (int64_t i = begin; i < end; ++i) {
       T* to = out + i * s.taps();
       std::fill_n(to, s.taps(), T(0));
       const Range images = maps.images(i / s.channels);
       for (int64_t n = images.begin; n < images.end; ++n) {
         const int64_t at = (n * s.channels + i % s.channels) * s.pixels();
-        kernel(plan, grad + at, padded.read(input + at), to);
+        const T* g = narrow ? padded_grad.read(grad + at) : grad + at;
+        kernel(plan, ones, g, narrow ? s.padded_width<T>() : s.x.size, padded.read(input + at), to);
       }
     }
   });
