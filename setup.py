@@ -40,6 +40,7 @@ CPU_SOURCES = [
     "csrc/cpu/uncertain_points.cpp",
     "csrc/cpu/em_attention.cpp",
     "csrc/cpu/encoding.cpp",
+    "csrc/cpu/conv_crf.cpp",
     "csrc/cpu/dynamic_depthwise_conv2d.cpp",
 ]
 CUDA_SOURCES = [

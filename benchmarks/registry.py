@@ -1,7 +1,7 @@
 """What is measured: workloads (an operator on inputs of the size that papers use) and providers (who computes it).
 
 The rows are in rows_<family>.py, which say what they measure: dense_crf, mean_field, permutohedral_filter,
-gaussian_filter_exact and dense_crf_features in rows_crf; lovasz_softmax, lovasz_hinge and
+gaussian_filter_exact and dense_crf_features in rows_crf; conv_crf in rows_conv_crf; lovasz_softmax, lovasz_hinge and
 lovasz_grad in rows_lovasz; point_sample and point_scatter in rows_points; topk_uncertain_grid, subdivide and
 uncertain_points in rows_uncertain; criss_cross_attention in rows_criss_cross; dynamic_depthwise_conv2d in
 rows_depthwise; em_attention and encoding in rows_em.
@@ -9,6 +9,7 @@ rows_depthwise; em_attention and encoding in rows_em.
 
 from __future__ import annotations
 
+import rows_conv_crf
 import rows_crf
 import rows_criss_cross
 import rows_depthwise
@@ -22,6 +23,7 @@ __all__ = ["PROVIDERS", "WORKLOADS", "Inputs", "Provider", "Workload", "error", 
 
 FAMILIES = (
     rows_crf,
+    rows_conv_crf,
     rows_criss_cross,
     rows_depthwise,
     rows_em,

@@ -12,6 +12,7 @@ from typing import Any
 from ._version import __version__
 
 _HOME = {
+    "conv_crf": "ops",
     "criss_cross_attention": "ops",
     "dense_crf": "ops",
     "dynamic_depthwise_conv2d": "ops",

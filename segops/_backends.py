@@ -191,7 +191,7 @@ def explain(name: str, *args: Any) -> str:
     from ._registry import OPERATORS, load_all
 
     load_all()
-    name = {"dense_crf": "mean_field"}.get(name, name)
+    name = {"conv_crf": "conv_crf_message", "dense_crf": "mean_field"}.get(name, name)
     if name not in OPERATORS:
         raise ValueError(f"explain: expected one of {', '.join(sorted(OPERATORS))}, got {name!r}")
     device = device_of(args)

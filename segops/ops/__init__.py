@@ -1,5 +1,6 @@
 """The public operators, one file each."""
 
+from .conv_crf import conv_crf
 from .criss_cross_attention import criss_cross_attention
 from .dense_crf import dense_crf
 from .dynamic_depthwise_conv2d import dynamic_depthwise_conv2d
@@ -18,6 +19,7 @@ from .topk_uncertain_grid import topk_uncertain_grid
 from .uncertain_points import uncertain_points
 
 __all__ = [
+    "conv_crf",
     "criss_cross_attention",
     "dense_crf",
     "dynamic_depthwise_conv2d",

@@ -168,6 +168,17 @@ def _depthwise_backward(
     return make
 
 
+def _window(
+    batch: int, channels: int, depth: int, size: tuple[int, int], window: tuple[int, int], backward: bool = False
+) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        values, grad = _randn(g, 2, batch, channels, *size).unbind()
+        colors, (spatial, bilateral) = _randn(g, batch, depth, *size, scale=0.7), _randn(g, 2, *window).unbind()
+        return (grad, values, colors, bilateral) if backward else (values, colors, spatial, bilateral)
+
+    return make
+
+
 def _points_backward(forward: Callable, wanted: str) -> Callable:
     """The gradient of the first map, channels_last, or of the points."""
 
@@ -270,7 +281,27 @@ _DEPTHWISE = {  # batch, channels, map, kernel, dilation, kernels shared by the 
     "empty_batch": (0, 3, (4, 5), (3, 3), (1, 1), True),
 }
 
+_WINDOWS = {  # batch, channels, colours, map, window
+    "photo": (2, 3, 3, (6, 9), (3, 5)),
+    "tiles": (1, 9, 2, (10, 70), (3, 3)),
+    "wide": (1, 40, 1, (5, 7), (3, 3)),
+    "beyond": (1, 2, 3, (3, 4), (7, 9)),
+    "no_colours": (2, 3, 0, (6, 5), (3, 5)),
+    "one_pixel": (1, 2, 3, (1, 1), (3, 3)),
+    "empty_batch": (0, 3, 3, (4, 5), (3, 3)),
+}
+
 CASES: tuple[Case, ...] = (
+    *(
+        Case(
+            "conv_crf_message",
+            name,
+            _window(*sizes),
+            (0, 1, 2, 3) if name not in ("one_pixel", "no_colours") else (0, 2, 3),
+        )
+        for name, sizes in _WINDOWS.items()
+    ),
+    *(Case("conv_crf_message_backward", name, _window(*sizes, True)) for name, sizes in _WINDOWS.items()),
     *(Case("dynamic_depthwise_conv2d", name, _depthwise(*sizes), (0, 1)) for name, sizes in _DEPTHWISE.items()),
     *(
         Case("dynamic_depthwise_conv2d_backward_kernels", name, _depthwise_backward(*sizes), (0, 1))

@@ -13,6 +13,7 @@ VALUES, FEATURES = torch.rand(2, 3, 40), torch.randn(2, 2, 40)
 BASES = torch.nn.functional.normalize(torch.randn(1, 4, 3), dim=1)
 
 CALLS = {
+    "conv_crf": lambda x: segops.conv_crf(x, x[:, :3], filter_size=5, blur=2, iterations=2),
     "criss_cross_attention": lambda x: segops.criss_cross_attention(x, x, x),
     "dense_crf": lambda x: segops.dense_crf(x, x[:, :3], iterations=2),
     "dynamic_depthwise_conv2d": lambda x: segops.dynamic_depthwise_conv2d(x, torch.ones(4, 3, 3), dilation=(2, 3)),
