@@ -1,4 +1,4 @@
-"""The messages of a convolutional CRF: Teichmann and Cipolla, 2018, equations 4 to 6; a Gaussian cut to a window."""
+"""The messages of a convolutional CRF: Teichmann and Cipolla, 2018; a Gaussian cut to a window."""
 
 from __future__ import annotations
 

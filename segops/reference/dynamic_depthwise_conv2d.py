@@ -1,4 +1,4 @@
-"""Depthwise atrous convolution with kernels of each image's own: Liu et al., 2020 (CaC-Net), equation 2."""
+"""Depthwise atrous convolution with kernels of each image's own: Liu et al., 2020 (CaC-Net)."""
 
 from __future__ import annotations
 

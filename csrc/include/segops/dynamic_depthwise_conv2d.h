@@ -30,7 +30,9 @@ struct Axis {
   int64_t size, count, dilation;
 
   Axis(int64_t size, int64_t count, int64_t dilation)
-      : size(size), count(count), dilation(std::min(dilation, size)) {}  // no tap but the middle one is on the map
+      : size(size),
+        count(count),
+        dilation(std::min(dilation, size)) {}  // beyond, no tap but the middle one is on the map
 
   int64_t shift(int64_t i) const { return (i - count / 2) * dilation; }
   // The taps that touch the map from some output of [begin, end).
