@@ -170,14 +170,12 @@ void differentiate_block(const Plan<T>& plan, const T* grad, const T* input, int
           const T* g = grad + (y * width + columns.begin) * channels + c;
           const T* from = input + (there + columns.begin) * channels + c;
           T* to = sums + (i * s.x.count + j) * kBlock<T> + c;
-          V row[R];
-#pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) row[r] = load<V>(to + r * W);
+          V row[R] = {};  // sums of one row first: less rounding
           for (int64_t x = columns.begin; x < columns.end; ++x, g += channels, from += channels)
 #pragma GCC unroll 8
             for (int r = 0; r < R; ++r) row[r] = fma(load<V>(g + r * W), load<V>(from + r * W), row[r]);
 #pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) store(to + r * W, row[r]);
+          for (int r = 0; r < R; ++r) store(to + r * W, load<V>(to + r * W) + row[r]);
         }
       }
   }
