@@ -48,6 +48,8 @@ CPU_SOURCES = [
     "csrc/cpu/psa.cpp",
     "csrc/cpu/psa_mask.cpp",
     "csrc/cpu/interlaced_attention.cpp",
+    "csrc/cpu/conv_crf.cpp",
+    "csrc/cpu/dynamic_depthwise_conv2d.cpp",
 ]
 CUDA_SOURCES = [
     "csrc/cuda/library.cpp",

@@ -4,16 +4,18 @@ The rows are in rows_<family>.py, which say what they measure: dense_crf, mean_f
 gaussian_filter_exact and dense_crf_features in rows_crf; lovasz_softmax, lovasz_hinge and lovasz_grad in rows_lovasz;
 point_sample and point_scatter in rows_points; topk_uncertain_grid, subdivide and uncertain_points in rows_uncertain;
 criss_cross_attention in rows_criss_cross; em_attention and encoding in rows_em; nonlocal_concatenation in
-rows_concatenation; interlaced_attention in rows_interlaced; psa_collect and psa_distribute in rows_psa; pyramid_pool
-and asymmetric_nonlocal in rows_pyramid.
+rows_concatenation; conv_crf in rows_conv_crf; dynamic_depthwise_conv2d in rows_depthwise; interlaced_attention in
+rows_interlaced; psa_collect and psa_distribute in rows_psa; pyramid_pool and asymmetric_nonlocal in rows_pyramid.
 """
 
 from __future__ import annotations
 
 import rows_atrous
 import rows_concatenation
+import rows_conv_crf
 import rows_crf
 import rows_criss_cross
+import rows_depthwise
 import rows_em
 import rows_interlaced
 import rows_lovasz
@@ -29,8 +31,10 @@ __all__ = ["PROVIDERS", "WORKLOADS", "Inputs", "Provider", "Workload", "error", 
 FAMILIES = (
     rows_atrous,
     rows_concatenation,
+    rows_conv_crf,
     rows_crf,
     rows_criss_cross,
+    rows_depthwise,
     rows_em,
     rows_interlaced,
     rows_lovasz,

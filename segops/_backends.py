@@ -207,7 +207,12 @@ def explain(name: str, *args: Any, **options: Any) -> str:
     from ._registry import OPERATORS, load_all
 
     load_all()
-    name = {"dense_crf": "mean_field", "psa_collect": "psa", "psa_distribute": "psa"}.get(name, name)
+    name = {
+        "conv_crf": "conv_crf_message",
+        "dense_crf": "mean_field",
+        "psa_collect": "psa",
+        "psa_distribute": "psa",
+    }.get(name, name)
     if name not in OPERATORS:
         raise ValueError(f"explain: expected one of {', '.join(sorted(OPERATORS))}, got {name!r}")
     device, dtype = device_of(args), dtype_of(args)

@@ -17,6 +17,7 @@ namespace {
 
 using segops::data;
 using segops::Grid;
+using segops::in_cells;
 using segops::Map;
 using segops::MapShape;
 using segops::mutable_data;
@@ -34,17 +35,6 @@ Grid parse(const std::string& mode, const std::string& padding, bool align_corne
           : padding == "border" ? Padding::kBorder
                                 : Padding::kReflection,
           align_corners};
-}
-
-// The channels of a cell together, and not also plane by plane, as in a map with one channel or one cell.
-bool in_cells(const Tensor& map) {
-  if (map.is_contiguous()) return false;
-  int64_t stride = 1;
-  for (const int d : {1, 3, 2, 0}) {
-    if (map.size(d) != 1 && map.stride(d) != stride) return false;
-    stride *= map.size(d);
-  }
-  return true;
 }
 
 Tensor points_of(const Tensor& points) {
@@ -104,12 +94,6 @@ Tensor rows_of(const Tensor& grad, const Tensor& points, int64_t channels) {
   return dense ? grad : torch::stable::contiguous(grad);
 }
 
-Tensor fresh_map(const Tensor& like, int64_t batch, const MapShape& shape, bool cells) {
-  if (!cells) return segops::fresh(like, {batch, shape.channels, shape.height, shape.width});
-  Tensor out = segops::fresh(like, {batch, shape.height, shape.width, shape.channels});
-  return torch::stable::transpose(torch::stable::transpose(out, 1, 3), 2, 3);
-}
-
 Tensor point_sample_backward_input(Tensor grad, Tensor points_in, int64_t height, int64_t width, bool channels_last,
                                    std::string mode, std::string padding, bool align_corners) {
   const Tensor points = points_of(points_in);
@@ -119,7 +103,7 @@ Tensor point_sample_backward_input(Tensor grad, Tensor points_in, int64_t height
   grad = rows_of(grad, points, grad.size(1));
   const MapShape shape{grad.size(1), height, width};
   const int64_t batch = points.size(0), count = points.size(1);
-  Tensor out = fresh_map(grad, batch, shape, channels_last);
+  Tensor out = segops::fresh_map(grad, batch, shape.channels, height, width, channels_last);
   if (out.numel() == 0) return out;
   segops::TorchParallel parallel;
   segops::dispatch(points, "point_sample_backward_input", [&]<class T>(T) {

@@ -4,6 +4,7 @@ from .accelerate import accelerate
 from .aspp import ASPP
 from .asymmetric_nonlocal import AFNB, APNB
 from .atrous_conv2d import AtrousConv2d, AtrousSeparableConv2d
+from .conv_crf import ConvCRF
 from .criss_cross_attention import CrissCrossAttention
 from .dense_crf import DenseCRF
 from .em_attention import EMAttention
@@ -19,6 +20,7 @@ __all__ = [
     "PSA",
     "AtrousConv2d",
     "AtrousSeparableConv2d",
+    "ConvCRF",
     "CrissCrossAttention",
     "DenseCRF",
     "EMAttention",

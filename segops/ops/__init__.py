@@ -3,8 +3,10 @@
 from .aspp import aspp
 from .asymmetric_nonlocal import asymmetric_nonlocal
 from .atrous_conv2d import atrous_conv2d
+from .conv_crf import conv_crf
 from .criss_cross_attention import criss_cross_attention
 from .dense_crf import dense_crf
+from .dynamic_depthwise_conv2d import dynamic_depthwise_conv2d
 from .em_attention import em_attention
 from .encoding import encoding
 from .gaussian_filter_exact import gaussian_filter_exact
@@ -29,8 +31,10 @@ __all__ = [
     "asymmetric_nonlocal",
     "aspp",
     "atrous_conv2d",
+    "conv_crf",
     "criss_cross_attention",
     "dense_crf",
+    "dynamic_depthwise_conv2d",
     "em_attention",
     "encoding",
     "gaussian_filter_exact",

@@ -212,6 +212,15 @@ def _psa(mode: str, batch: int, channels: int, height: int, width: int, mask: tu
     return make
 
 
+def _depthwise(
+    batch: int, channels: int, size: tuple[int, int], kernel: tuple[int, int], dilation: tuple[int, int], shared: bool
+) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        return _randn(g, batch, channels, *size), _randn(g, 1 if shared else batch, channels, *kernel), *dilation
+
+    return make
+
+
 def _psa_backward(*args: Any) -> Callable:
     forward = _psa(*args)
 
@@ -224,9 +233,30 @@ def _psa_backward(*args: Any) -> Callable:
     return make
 
 
+def _depthwise_backward(
+    batch: int, channels: int, size: tuple[int, int], kernel: tuple[int, int], dilation: tuple[int, int], shared: bool
+) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        maps = _randn(g, 2, batch, channels, *size).unbind()
+        return *maps, 1 if shared else batch, *kernel, *dilation
+
+    return make
+
+
 def _psa_mask(mode: str, batch: int, height: int, width: int, mask: tuple, backward: bool = False) -> Callable:
     planes = height * width if backward else mask[0] * mask[1]
     return lambda g: (_randn(g, batch, planes, height, width), mode, *mask)
+
+
+def _window(
+    batch: int, channels: int, depth: int, size: tuple[int, int], window: tuple[int, int], backward: bool = False
+) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        values, grad = _randn(g, 2, batch, channels, *size).unbind()
+        colors, (spatial, bilateral) = _randn(g, batch, depth, *size, scale=0.7), _randn(g, 2, *window).unbind()
+        return (grad, values, colors, bilateral) if backward else (values, colors, spatial, bilateral)
+
+    return make
 
 
 def _points_backward(forward: Callable, wanted: str) -> Callable:
@@ -475,6 +505,26 @@ _ASPPS = {
     "empty_batch": _Pyramid((0, 4, 5, 6), ((3, 3, 3, 2), (3, 3, 3, 4))),
 }
 
+_DEPTHWISE = {  # batch, channels, map, kernel, dilation, kernels shared by the batch
+    "each": (2, 3, (9, 21), (3, 3), (2, 3), False),
+    "shared": (3, 5, (18, 17), (3, 3), (6, 6), True),
+    "wide": (1, 5, (5, 35), (5, 7), (1, 2), True),
+    "beyond": (2, 2, (4, 6), (3, 5), (9, 4), False),
+    "row": (2, 3, (1, 33), (1, 3), (1, 20), False),
+    "one_pixel": (1, 2, (1, 1), (3, 3), (1, 1), True),
+    "empty_batch": (0, 3, (4, 5), (3, 3), (1, 1), True),
+}
+
+_WINDOWS = {  # batch, channels, colours, map, window
+    "photo": (2, 3, 3, (6, 9), (3, 5)),
+    "tiles": (1, 9, 2, (10, 70), (3, 3)),
+    "wide": (1, 40, 1, (5, 7), (3, 3)),
+    "beyond": (1, 2, 3, (3, 4), (7, 9)),
+    "no_colours": (2, 3, 0, (6, 5), (3, 5)),
+    "one_pixel": (1, 2, 3, (1, 1), (3, 3)),
+    "empty_batch": (0, 3, 3, (4, 5), (3, 3)),
+}
+
 CASES: tuple[Case, ...] = (
     *(Case("aspp", name, p.forward, (0, 1, 2)) for name, p in _ASPPS.items()),
     *(Case("aspp_backward_input", name, p.backward_input) for name, p in _ASPPS.items()),
@@ -482,6 +532,21 @@ CASES: tuple[Case, ...] = (
     *(Case("atrous_conv2d", name, c.forward, (0, 1, 2) if c.bias else (0, 1)) for name, c in _ATROUS.items()),
     *(Case("atrous_conv2d_backward_input", name, c.backward_input, (0, 1)) for name, c in _ATROUS.items()),
     *(Case("atrous_conv2d_backward_weight", name, c.backward_weight, (0, 1)) for name, c in _ATROUS.items()),
+    *(
+        Case(
+            "conv_crf_message",
+            name,
+            _window(*sizes),
+            (0, 1, 2, 3) if name not in ("one_pixel", "no_colours") else (0, 2, 3),
+        )
+        for name, sizes in _WINDOWS.items()
+    ),
+    *(Case("conv_crf_message_backward", name, _window(*sizes, True)) for name, sizes in _WINDOWS.items()),
+    *(Case("dynamic_depthwise_conv2d", name, _depthwise(*sizes), (0, 1)) for name, sizes in _DEPTHWISE.items()),
+    *(
+        Case("dynamic_depthwise_conv2d_backward_kernels", name, _depthwise_backward(*sizes), (0, 1))
+        for name, sizes in _DEPTHWISE.items()
+    ),
     *(
         Case("criss_cross_attention", name, _criss_cross(*sizes), (2,) if name == "one_pixel" else (0, 1, 2))
         for name, sizes in _CRISS_CROSSED.items()

@@ -48,4 +48,23 @@ inline Tensor fresh(const Tensor& like, std::initializer_list<int64_t> sizes) {
   return out;
 }
 
+// The channels of a cell together (channels_last), and not also plane by plane, as in a map with one channel or cell.
+inline bool in_cells(const Tensor& map) {
+  if (map.is_contiguous()) return false;
+  int64_t stride = 1;
+  for (const int d : {1, 3, 2, 0}) {
+    if (map.size(d) != 1 && map.stride(d) != stride) return false;
+    stride *= map.size(d);
+  }
+  return true;
+}
+
+// A fresh map (N, C, H, W), in planes or in cells.
+inline Tensor fresh_map(const Tensor& like, int64_t batch, int64_t channels, int64_t height, int64_t width,
+                        bool cells) {
+  if (!cells) return fresh(like, {batch, channels, height, width});
+  Tensor out = fresh(like, {batch, height, width, channels});
+  return torch::stable::transpose(torch::stable::transpose(out, 1, 3), 2, 3);
+}
+
 }  // namespace segops
