@@ -157,7 +157,7 @@ def differentiate_attention_kernel(
 def tile(channels: int, dtype: torch.dtype) -> dict[str, int]:
     """The largest tile that does not spill; float64 holds a three-dimensional product in registers."""
     if dtype == torch.float64:
-        return {"CHANNELS": 16, "OWN": 16, "OTHER": 16, "num_warps": 4}
+        return {"CHANNELS": 8, "OWN": 16, "OTHER": 16, "num_warps": 8}
     return {"CHANNELS": 128 if channels > 64 else 64, "OWN": 64, "OTHER": 16, "num_warps": 8, "num_stages": 2}
 
 
