@@ -69,8 +69,9 @@ def register(
     if backward is not None:
         torch.library.register_autograd(qualified, backward, setup_context=setup_context)
     torch.library.register_vmap(qualified, _vmap(name, frozenset(batch)))
-    for device in ("cpu", "cuda") if autocast is not None else ():
-        torch.library.register_autocast(qualified, device, autocast)
+    if autocast is not None:
+        for device in ("cpu", "cuda"):
+            torch.library.register_autocast(qualified, device, autocast)
 
 
 def query(schema: str) -> None:

@@ -36,7 +36,7 @@ Tensor dynamic_depthwise_conv2d(Tensor input, Tensor kernels, int64_t dilation_y
   const int64_t batch = input.size(0);
   require((kernels.size(0) == 1 || kernels.size(0) == batch) && kernels.size(1) == shape.channels,
           "kernels: expected (N or 1, C, kh, kw) to go with input");
-  const bool cells = segops::in_cells(input);
+  const bool cells = segops::is_channels_last(input);
   input = dense(input, cells);
   kernels = torch::stable::contiguous(kernels);
   Tensor out = segops::fresh_map(input, batch, shape.channels, shape.y.size, shape.x.size, cells);
@@ -56,7 +56,7 @@ Tensor dynamic_depthwise_conv2d_backward_kernels(Tensor grad, Tensor input, int6
               grad.size(1) == shape.channels && grad.size(2) == shape.y.size && grad.size(3) == shape.x.size,
           "grad: expected the shape and dtype of input");
   require(kernel_batch == 1 || kernel_batch == batch, "kernels: expected N or 1 of them");
-  const bool cells = segops::in_cells(input) && segops::in_cells(grad);
+  const bool cells = segops::is_channels_last(input) && segops::is_channels_last(grad);
   input = dense(input, cells);
   grad = dense(grad, cells);
   Tensor out = segops::fresh(input, {kernel_batch, shape.channels, height, width});

@@ -17,7 +17,7 @@ namespace {
 
 using segops::data;
 using segops::Grid;
-using segops::in_cells;
+using segops::is_channels_last;
 using segops::Map;
 using segops::MapShape;
 using segops::mutable_data;
@@ -52,7 +52,7 @@ struct Maps {
       require(x.dim() == 4 && x.size(0) == points.size(0) && x.size(2) > 0 && x.size(3) > 0 &&
                   x.scalar_type() == points.scalar_type(),
               "input: expected maps (N, C, H, W) in the dtype of points, none without cells");
-      tensors.push_back(in_cells(x) ? x : torch::stable::contiguous(x));
+      tensors.push_back(is_channels_last(x) ? x : torch::stable::contiguous(x));
       channels += x.size(1);
     }
   }
@@ -60,7 +60,7 @@ struct Maps {
   template <class T>
   Map<T> map(size_t i) const {
     const Tensor& x = tensors[i];
-    return {data<T>(x), {x.size(1), x.size(2), x.size(3)}, in_cells(x)};
+    return {data<T>(x), {x.size(1), x.size(2), x.size(3)}, is_channels_last(x)};
   }
 };
 

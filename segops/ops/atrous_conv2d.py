@@ -76,7 +76,20 @@ def atrous_conv2d(
                 f"weight: expected a kernel that fits into the padded input, of {room} {('rows', 'columns')[axis]}; "
                 f"got one that reaches over {reach}"
             )
+    if is_depthwise(x, w, strides, pads, rates, groups):
+        out = _registry.call(torch.ops.segops.dynamic_depthwise_conv2d, x, w.transpose(0, 1), *rates)
+        return (out if b is None else out + b[:, None, None]).to(dtype)
     return _registry.call(torch.ops.segops.atrous_conv2d, x, w, b, strides, pads, rates, groups, "auto").to(dtype)
+
+
+def is_depthwise(
+    input: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
+) -> bool:
+    """Whether it is what dynamic_depthwise_conv2d computes, with the same kernels for every image."""
+    kernel = weight.shape[2:]
+    same = padding == [d * (k // 2) for d, k in zip(dilation, kernel, strict=True)] and all(k % 2 for k in kernel)
+    wide = input.dtype in (torch.float32, torch.float64)
+    return wide and groups == input.shape[1] == weight.shape[0] and stride == [1, 1] and same
 
 
 def geometry(
@@ -108,6 +121,8 @@ def detail(
     if backend == "reference":
         return "tap by tap, on padded input"
     strides, pads, _, rates = geometry(weight, stride, padding, dilation)
+    if is_depthwise(*cast(input, weight)[:1], weight, strides, pads, rates, groups):
+        return "as dynamic_depthwise_conv2d"
     if backend == "triton":
         from ..kernels.atrous_conv2d import methods
     else:

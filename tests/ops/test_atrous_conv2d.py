@@ -137,6 +137,19 @@ def test_autocast_lowers_as_for_conv2d():
     assert float((out - peer).float().norm()) <= 4 * torch.finfo(torch.bfloat16).eps * float(peer.float().norm())
 
 
+def test_depthwise_is_the_depthwise_operator():
+    x, weight, bias = torch.randn(2, 6, 9, 11), torch.randn(6, 1, 3, 5), torch.randn(6)
+    assert "as dynamic_depthwise_conv2d" in segops.explain("atrous_conv2d", x, weight, dilation=3, groups=6)
+    for input in (x, x.contiguous(memory_format=torch.channels_last)):
+        leaves = [t.double().requires_grad_() for t in (input, weight, bias)]
+        out = segops.atrous_conv2d(*leaves, dilation=(3, 2), padding=(3, 4), groups=6)
+        peer = torch.nn.functional.conv2d(*leaves, dilation=(3, 2), padding=(3, 4), groups=6)
+        torch.testing.assert_close(out, peer, rtol=1e-10, atol=1e-10)
+        grad = torch.randn_like(out)
+        for a, b in zip(*(torch.autograd.grad(y, leaves, grad) for y in (out, peer)), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
 def test_explain_tells_the_way_of_each_product():
     x, weight = torch.rand(1, 64, 65, 65), torch.rand(64, 64, 3, 3)
     text = segops.explain("atrous_conv2d", x, weight, dilation=36)

@@ -10,25 +10,8 @@
 
 namespace segops {
 
-// The channels of a pixel together, and not also plane by plane, as in a map with one channel or one pixel.
-inline bool is_channels_last(const Tensor& map) {
-  if (map.is_contiguous()) return false;
-  int64_t stride = 1;
-  for (const int d : {1, 3, 2, 0}) {
-    if (map.size(d) != 1 && map.stride(d) != stride) return false;
-    stride *= map.size(d);
-  }
-  return true;
-}
-
 // Itself in either layout, else a copy.
 inline Tensor readable(const Tensor& map) { return is_channels_last(map) ? map : torch::stable::contiguous(map); }
-
-inline Tensor fresh_map(const Tensor& like, int64_t n, int64_t channels, int64_t height, int64_t width, bool last) {
-  if (!last) return fresh(like, {n, channels, height, width});
-  Tensor out = fresh(like, {n, height, width, channels});
-  return torch::stable::transpose(torch::stable::transpose(out, 1, 3), 2, 3);
-}
 
 template <class T>
 atrous::Map<const T> map_of(const Tensor& map) {

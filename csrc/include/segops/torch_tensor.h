@@ -48,8 +48,8 @@ inline Tensor fresh(const Tensor& like, std::initializer_list<int64_t> sizes) {
   return out;
 }
 
-// The channels of a cell together (channels_last), and not also plane by plane, as in a map with one channel or cell.
-inline bool in_cells(const Tensor& map) {
+// The channels of a cell together, and not also plane by plane, as in a map with one channel or cell.
+inline bool is_channels_last(const Tensor& map) {
   if (map.is_contiguous()) return false;
   int64_t stride = 1;
   for (const int d : {1, 3, 2, 0}) {

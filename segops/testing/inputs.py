@@ -1,0 +1,348 @@
+"""How the arguments of operators are made from random numbers: one function for each form of them in cases.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..reference.nonlocal_attention import nonlocal_attention
+
+
+def randn(g: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:
+    return scale * torch.randn(*shape, generator=g, dtype=torch.float64)
+
+
+def filtered(batch: int, channels: int, dim: int, points: int, shared: bool, *rest: Any) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        return (randn(g, batch, channels, points), randn(g, 1 if shared else batch, dim, points, scale=1.5), *rest)
+
+    return make
+
+
+def mean_field(batch: int, labels: int, points: int, matrix: bool, *options: Any) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        features = [randn(g, 1, 2, points, scale=2.0), randn(g, batch, 3, points, scale=1.5)]
+        shape = (2, labels, labels) if matrix else (2, labels)
+        return randn(g, batch, labels, points), features, randn(g, *shape, scale=0.3), *options
+
+    return make
+
+
+def mean_field_backward(*args: Any) -> Callable:
+    forward = mean_field(*args)
+
+    def make(g: torch.Generator) -> tuple:
+        logits, *rest = forward(g)
+        return randn(g, *logits.shape), logits, *rest
+
+    return make
+
+
+def picture(batch: int, channels: int, height: int, width: int, dtype: torch.dtype) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        image = torch.randint(0, 256, (batch, channels, height, width), generator=g).to(dtype)
+        return image, [3.0, 2.5], [13.0 + c for c in range(channels)]
+
+    return make
+
+
+def label_map(g: torch.Generator, classes: int, *shape: int) -> Tensor:
+    """Labels of 0 to classes - 1, about one in eight 255; the last class is absent where there are more than two."""
+    target = torch.randint(0, max(2, classes - 1), shape, generator=g)
+    return target.masked_fill(torch.rand(shape, generator=g) < 0.125, 255)
+
+
+def softmax_loss(batch: int, channels: int, points: int, weighted: bool, *options: Any) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        weight = torch.linspace(0.5, 2, channels, dtype=torch.float64) if weighted else None
+        logits = randn(g, batch, channels, points, scale=2.0)
+        return (logits if options[-1] else logits.sigmoid()), label_map(g, channels, batch, points), weight, *options
+
+    return make
+
+
+def em(batch: int, channels: int, pixels: int, bases: int, shared: bool, *options: Any) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        mu = randn(g, 1 if shared else batch, channels, bases)
+        return randn(g, batch, channels, pixels), mu / mu.norm(dim=1, keepdim=True), *options
+
+    return make
+
+
+def hinge_loss(batch: int, points: int, per_image: bool) -> Callable:
+    return lambda g: (randn(g, batch, points), label_map(g, 2, batch, points), per_image, 255)
+
+
+def with_gradient(sets: int, forward: Callable) -> Callable:
+    """The arguments of a backward whose forward has one result for each of so many sets."""
+    return lambda g: (randn(g, sets), *forward(g))
+
+
+def point_sets(batch: int, points: int, *maps: tuple[int, int, int], mode: str, padding: str, align: bool) -> Callable:
+    """Points inside and outside; maps (C, H, W)."""
+
+    def make(g: torch.Generator) -> tuple:
+        at = 2.4 * torch.rand(batch, points, 2, generator=g, dtype=torch.float64) - 0.7
+        return at, [randn(g, batch, *size) for size in maps], mode, padding, align
+
+    return make
+
+
+def em_backward(batch: int, channels: int, pixels: int, bases: int, shared: bool, eps_mode: str) -> Callable:
+    forward = em(batch, channels, pixels, bases, shared)
+
+    def make(g: torch.Generator) -> tuple:
+        x, mu = forward(g)
+        history, grad_history = randn(g, 2, 2, batch, channels, bases, scale=0.3)
+        norms = 1 + torch.rand(2, batch, 2, bases, generator=g, dtype=torch.float64)
+        return randn(g, *x.shape), grad_history, x, mu, history, norms, eps_mode
+
+    return make
+
+
+def criss_cross(batch: int, dims: int, channels: int, height: int, width: int, backward: bool = False) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        small, large = (batch, dims, height, width), (batch, channels, height, width)
+        shapes = (large, small, small, large, large) if backward else (small, small, large)
+        return tuple(randn(g, *shape) for shape in shapes)
+
+    return make
+
+
+def attended(batch: int, dims: int, channels: int, queries: int, keys: int, scale: float) -> Callable:
+    return lambda g: (
+        randn(g, batch, dims, queries),
+        randn(g, batch, dims, keys),
+        randn(g, batch, channels, keys),
+        scale,
+    )
+
+
+def attended_backward(*sizes: Any) -> Callable:
+    """With the forward's own results: those of other softmaxes would make weights that no softmax has."""
+    forward = attended(*sizes)
+
+    def make(g: torch.Generator) -> tuple:
+        query, key, value, scale = forward(g)
+        out, lse = nonlocal_attention(query, key, value, scale)
+        return randn(g, *out.shape), query, key, value, out, lse, scale
+
+    return make
+
+
+def interlaced(
+    batch: int, dims: int, channels: int, size: tuple[int, int], *options: Any, backward: bool = False
+) -> Callable:
+    crossed = criss_cross(batch, dims, channels, *size)
+
+    def make(g: torch.Generator) -> tuple:
+        tensors = crossed(g)
+        return (*((randn(g, *tensors[-1].shape),) if backward else ()), *tensors, *options)
+
+    return make
+
+
+def concatenation(batch: int, channels: int, queries: int, keys: int, backward: bool = False) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        inputs = randn(g, batch, queries), randn(g, batch, keys), randn(g, batch, channels, keys)
+        return (randn(g, batch, channels, queries), *inputs) if backward else inputs
+
+    return make
+
+
+def pyramid(batch: int, channels: int, height: int, width: int, rows: list, columns: list) -> Callable:
+    return lambda g: (randn(g, batch, channels, height, width), rows, columns)
+
+
+def pyramid_backward(batch: int, channels: int, height: int, width: int, rows: list, columns: list) -> Callable:
+    bins = sum(r * c for r, c in zip(rows, columns, strict=True))
+    return lambda g: (randn(g, batch, channels, bins), height, width, rows, columns)
+
+
+def encoding(batch: int, channels: int, pixels: int, codes: int, grad: bool = False) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        scale = -0.5 * torch.rand(codes, generator=g, dtype=torch.float64) / channels**0.5
+        inputs = randn(g, batch, channels, pixels), randn(g, codes, channels, scale=0.7), scale
+        return (randn(g, batch, codes, channels), *inputs) if grad else inputs
+
+    return make
+
+
+def psa(mode: str, batch: int, channels: int, height: int, width: int, mask: tuple | None, softmax: bool) -> Callable:
+    """``mask`` None is compact."""
+    planes = mask[0] * mask[1] if mask else height * width
+
+    def make(g: torch.Generator) -> tuple:
+        value, attention = randn(g, batch, channels, height, width), randn(g, batch, planes, height, width)
+        return value, attention, mode, *(mask or (0, 0)), mask is None, softmax
+
+    return make
+
+
+def depthwise(
+    batch: int, channels: int, size: tuple[int, int], kernel: tuple[int, int], dilation: tuple[int, int], shared: bool
+) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        return randn(g, batch, channels, *size), randn(g, 1 if shared else batch, channels, *kernel), *dilation
+
+    return make
+
+
+def psa_backward(*args: Any) -> Callable:
+    forward = psa(*args)
+
+    def make(g: torch.Generator) -> tuple:
+        value, attention, *options = forward(g)
+        n, _, height, width = value.shape
+        stats = 1 + torch.rand(n, 2, height * width if options[-1] else 0, generator=g, dtype=torch.float64)
+        return randn(g, *value.shape), value, attention, randn(g, *value.shape), stats, *options
+
+    return make
+
+
+def depthwise_backward(
+    batch: int, channels: int, size: tuple[int, int], kernel: tuple[int, int], dilation: tuple[int, int], shared: bool
+) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        maps = randn(g, 2, batch, channels, *size).unbind()
+        return *maps, 1 if shared else batch, *kernel, *dilation
+
+    return make
+
+
+def psa_mask(mode: str, batch: int, height: int, width: int, mask: tuple, backward: bool = False) -> Callable:
+    planes = height * width if backward else mask[0] * mask[1]
+    return lambda g: (randn(g, batch, planes, height, width), mode, *mask)
+
+
+def window(
+    batch: int, channels: int, depth: int, size: tuple[int, int], window: tuple[int, int], backward: bool = False
+) -> Callable:
+    def make(g: torch.Generator) -> tuple:
+        values, grad = randn(g, 2, batch, channels, *size).unbind()
+        colors, (spatial, bilateral) = randn(g, batch, depth, *size, scale=0.7), randn(g, 2, *window).unbind()
+        return (grad, values, colors, bilateral) if backward else (values, colors, spatial, bilateral)
+
+    return make
+
+
+def points_backward(forward: Callable, wanted: str) -> Callable:
+    """The gradient of the first map, channels_last, or of the points."""
+
+    def make(g: torch.Generator) -> tuple:
+        at, maps, *options = forward(g)
+        if wanted == "points":
+            return randn(g, at.shape[0], sum(x.shape[1] for x in maps), at.shape[1]), at, maps, *options
+        n, c, height, width = maps[0].shape
+        return randn(g, n, c, at.shape[1]), at, height, width, wanted == "cells", *options
+
+    return make
+
+
+def scattered(batch: int, channels: int, height: int, width: int, points: int, backward: bool = False) -> Callable:
+    """Cells drawn at random, some of them more than once."""
+
+    def make(g: torch.Generator) -> tuple:
+        x = randn(g, batch, channels, height, width)
+        cells = torch.randint(height * width, (batch, points), generator=g)
+        return (x, cells) if backward else (x, cells, randn(g, batch, channels, points))
+
+    return make
+
+
+def coarse_numbers(g: torch.Generator, *shape: int) -> Tensor:
+    """Multiples of 1/16, exact in every dtype: margins tie often, and rounding can not change their order."""
+    return (randn(g, *shape, scale=24).round() / 16).clamp(-8, 8)
+
+
+def uncertain(batch: int, channels: int, height: int, width: int, k: int) -> Callable:
+    return lambda g: (coarse_numbers(g, batch, channels, height, width), k)
+
+
+def candidates(batch: int, channels: int, height: int, width: int, drawn: int, others: int, k: int) -> Callable:
+    def points(g: torch.Generator, count: int) -> Tensor:  # some outside, and exact like the logits
+        return (torch.rand(batch, count, 2, generator=g, dtype=torch.float64) * 72 - 4).round() / 64
+
+    return lambda g: (
+        coarse_numbers(g, batch, channels, height, width),
+        points(g, drawn),
+        points(g, others),
+        k,
+    )
+
+
+@dataclass(frozen=True)
+class Atrous:
+    """Sizes of a convolution with holes; ``x`` (N, C, H, W), ``weight`` (K, C / groups, h, w)."""
+
+    x: tuple[int, int, int, int]
+    weight: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    groups: int = 1
+    method: str = "skip"
+    bias: bool = True
+
+    def options(self) -> tuple:
+        return list(self.stride), list(self.padding), list(self.dilation), self.groups
+
+    def out(self) -> tuple[int, ...]:
+        return (
+            self.x[0],
+            self.weight[0],
+            *(
+                (self.x[2 + a] + 2 * self.padding[a] - self.dilation[a] * (self.weight[2 + a] - 1) - 1)
+                // self.stride[a]
+                + 1
+                for a in (0, 1)
+            ),
+        )
+
+    def forward(self, g: torch.Generator) -> tuple:
+        bias = randn(g, self.weight[0]) if self.bias else None
+        return randn(g, *self.x), randn(g, *self.weight), bias, *self.options(), self.method
+
+    def backward_input(self, g: torch.Generator) -> tuple:
+        last = self.groups > 1
+        return randn(g, *self.out()), randn(g, *self.weight), *self.x[2:], *self.options(), last, self.method
+
+    def backward_weight(self, g: torch.Generator) -> tuple:
+        return randn(g, *self.out()), randn(g, *self.x), list(self.weight[2:]), *self.options(), self.method
+
+
+@dataclass(frozen=True)
+class Aspp:
+    """Branches of atrous spatial pyramid pooling: (K, kernel height, width, rate); ``x`` (N, C, H, W)."""
+
+    x: tuple[int, int, int, int]
+    branches: tuple[tuple[int, int, int, int], ...]
+    sum: bool = False
+    method: str = "skip"
+
+    def weights(self, g: torch.Generator) -> list[Tensor]:
+        return [randn(g, k, self.x[1], h, w) for k, h, w, _ in self.branches]
+
+    def channels(self) -> int:
+        return self.branches[0][0] if self.sum else sum(k for k, *_ in self.branches)
+
+    def grad(self, g: torch.Generator) -> Tensor:
+        return randn(g, self.x[0], self.channels(), *self.x[2:])
+
+    def rates(self) -> list[int]:
+        return [rate for *_, rate in self.branches]
+
+    def forward(self, g: torch.Generator) -> tuple:
+        return randn(g, *self.x), self.weights(g), randn(g, self.channels()), self.rates(), self.sum, self.method
+
+    def backward_input(self, g: torch.Generator) -> tuple:
+        return self.grad(g), self.weights(g), self.rates(), self.sum, not self.sum, self.method
+
+    def backward_weight(self, g: torch.Generator) -> tuple:
+        kernels = [size for _, h, w, _ in self.branches for size in (h, w)]
+        counts = [k for k, *_ in self.branches]
+        return self.grad(g), randn(g, *self.x), counts, kernels, self.rates(), self.sum, self.method
