@@ -3,9 +3,10 @@
 The rows are in rows_<family>.py, which say what they measure: dense_crf, mean_field, permutohedral_filter,
 gaussian_filter_exact and dense_crf_features in rows_crf; lovasz_softmax, lovasz_hinge and lovasz_grad in rows_lovasz;
 point_sample and point_scatter in rows_points; topk_uncertain_grid, subdivide and uncertain_points in rows_uncertain;
-criss_cross_attention in rows_criss_cross; em_attention and encoding in rows_em; nonlocal_concatenation in
-rows_concatenation; conv_crf in rows_conv_crf; dynamic_depthwise_conv2d in rows_depthwise; interlaced_attention in
-rows_interlaced; psa_collect and psa_distribute in rows_psa; pyramid_pool and asymmetric_nonlocal in rows_pyramid.
+criss_cross_attention in rows_criss_cross; em_attention and encoding in rows_em; nonlocal_attention in rows_nonlocal;
+nonlocal_concatenation in rows_concatenation; atrous_conv2d and aspp in rows_atrous; conv_crf in rows_conv_crf;
+dynamic_depthwise_conv2d in rows_depthwise; interlaced_attention in rows_interlaced; psa_collect and psa_distribute in
+rows_psa; pyramid_pool and asymmetric_nonlocal in rows_pyramid.
 """
 
 from __future__ import annotations

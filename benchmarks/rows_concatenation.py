@@ -67,7 +67,7 @@ def oracle(inputs: Inputs) -> list[Tensor]:
 WORKLOADS = tuple(
     Workload(
         OP,
-        f"concatenation_256x97x97{'_forward_backward' if gradients else ''}",
+        f"256x97x97{'_forward_backward' if gradients else ''}",
         lambda gradients=gradients: inputs(gradients),  # type: ignore[misc]
         tensors_once,
         oracle,

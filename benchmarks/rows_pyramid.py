@@ -68,14 +68,14 @@ WORKLOADS = tuple(
     for workload in (
         Workload(
             "pyramid_pool",
-            f"pyramid_pool_512x97x97{suffix}",
+            f"512x97x97{suffix}",
             lambda gradients=gradients: maps(gradients, x=512),  # type: ignore[misc]
             tensors_once,
             exact(pools),
         ),
         Workload(
             "asymmetric_nonlocal",
-            f"asymmetric_256_256x97x97{suffix}",
+            f"256_256x97x97{suffix}",
             lambda gradients=gradients: maps(gradients, query=256, key=256, value=256),  # type: ignore[misc]
             tensors_once,
             exact(published),

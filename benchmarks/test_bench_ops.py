@@ -51,7 +51,9 @@ def peak_memory(workload: Workload, provider: Provider) -> float:
     return float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
 
 
-@pytest.mark.parametrize(("workload", "provider", "threads"), ROWS, ids=lambda x: getattr(x, "name", str(x)))
+@pytest.mark.parametrize(
+    ("workload", "provider", "threads"), ROWS, ids=lambda x: x.name if isinstance(x, Provider) else str(x)
+)
 def test_bench(benchmark, monkeypatch, workload, provider, threads):
     inputs, expected = inputs_of(workload)
     before = torch.get_num_threads()

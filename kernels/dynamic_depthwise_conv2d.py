@@ -92,7 +92,7 @@ def in_cells(x: Tensor) -> bool:
 
 def tile(cells: bool, channels: int, dtype: torch.dtype, taps: int = 1) -> dict[str, int]:
     """Pixels and channels of a program that keeps so many sums for each of both."""
-    size = max(32, (1024 if dtype == torch.float32 else 512) // taps)
+    size = max(32, (1024 if dtype == torch.float32 else 256) // taps)
     wide = min(64 if taps == 1 else 16, triton.next_power_of_2(channels), size) if cells else 1
     return {"PIXELS": size // wide, "CHANNELS": wide, "num_warps": 4}
 
@@ -120,7 +120,7 @@ def dynamic_depthwise_conv2d(input: Tensor, kernels: Tensor, dilation_y: int, di
     return out
 
 
-def dynamic_depthwise_conv2d_backward_kernels(
+def dynamic_depthwise_conv2d_backward(
     grad: Tensor, input: Tensor, batch: int, height: int, width: int, dilation_y: int, dilation_x: int
 ) -> Tensor:
     """Gradient of the kernels (batch, C, height, width)."""

@@ -48,7 +48,7 @@ Tensor dynamic_depthwise_conv2d(Tensor input, Tensor kernels, int64_t dilation_y
   return out;
 }
 
-Tensor dynamic_depthwise_conv2d_backward_kernels(Tensor grad, Tensor input, int64_t kernel_batch, int64_t height,
+Tensor dynamic_depthwise_conv2d_backward(Tensor grad, Tensor input, int64_t kernel_batch, int64_t height,
                                                  int64_t width, int64_t dilation_y, int64_t dilation_x) {
   const Shape shape = shape_of(input, height, width, dilation_y, dilation_x);
   const int64_t batch = input.size(0);
@@ -60,7 +60,7 @@ Tensor dynamic_depthwise_conv2d_backward_kernels(Tensor grad, Tensor input, int6
   input = dense(input, cells);
   grad = dense(grad, cells);
   Tensor out = segops::fresh(input, {kernel_batch, shape.channels, height, width});
-  segops::dispatch(input, "dynamic_depthwise_conv2d_backward_kernels", [&]<class T>(T) {
+  segops::dispatch(input, "dynamic_depthwise_conv2d_backward", [&]<class T>(T) {
     segops::TorchParallel parallel;
     const Maps maps{batch, kernel_batch, cells};
     segops::depthwise::differentiate(shape, maps, data<T>(grad), data<T>(input), mutable_data<T>(out), parallel);
@@ -72,5 +72,5 @@ Tensor dynamic_depthwise_conv2d_backward_kernels(Tensor grad, Tensor input, int6
 
 STABLE_TORCH_LIBRARY_IMPL(segops, CPU, m) {
   m.impl("dynamic_depthwise_conv2d", SEGOPS_BOX(dynamic_depthwise_conv2d));
-  m.impl("dynamic_depthwise_conv2d_backward_kernels", SEGOPS_BOX(dynamic_depthwise_conv2d_backward_kernels));
+  m.impl("dynamic_depthwise_conv2d_backward", SEGOPS_BOX(dynamic_depthwise_conv2d_backward));
 }

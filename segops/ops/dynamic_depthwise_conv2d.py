@@ -92,7 +92,7 @@ def _backward(ctx, grad: Tensor):
     if kernels is not None:
         grad_input = torch.ops.segops.dynamic_depthwise_conv2d(grad, kernels.flip(2, 3), *ctx.dilation)
     if input is not None:
-        grad_kernels = torch.ops.segops.dynamic_depthwise_conv2d_backward_kernels(grad, input, *ctx.size, *ctx.dilation)
+        grad_kernels = torch.ops.segops.dynamic_depthwise_conv2d_backward(grad, input, *ctx.size, *ctx.dilation)
     return grad_input, grad_kernels, None, None
 
 
@@ -122,10 +122,10 @@ _registry.register(
     batch=(0, 1),
 )
 _registry.register(
-    "dynamic_depthwise_conv2d_backward_kernels(Tensor grad, Tensor input, SymInt batch, SymInt height, SymInt width, "
+    "dynamic_depthwise_conv2d_backward(Tensor grad, Tensor input, SymInt batch, SymInt height, SymInt width, "
     "int dilation_y, int dilation_x) -> Tensor",
     file="dynamic_depthwise_conv2d",
-    reference=reference.dynamic_depthwise_conv2d_backward_kernels,
+    reference=reference.dynamic_depthwise_conv2d_backward,
     fake=_fake_backward_kernels,
     backward=_backward_kernels,
     setup_context=_setup_context_kernels,

@@ -31,7 +31,7 @@ def dynamic_depthwise_conv2d(input: Tensor, kernels: Tensor, dilation_y: int, di
     return out
 
 
-def dynamic_depthwise_conv2d_backward_kernels(
+def dynamic_depthwise_conv2d_backward(
     grad: Tensor, input: Tensor, batch: int, height: int, width: int, dilation_y: int, dilation_x: int
 ) -> Tensor:
     """Gradient of the kernels (batch, C, height, width), where a batch of 1 is shared by all images."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import multiprocessing
 import os
 import pkgutil
 import re
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,6 +118,13 @@ def compile(job: Job) -> Usage:
     return Usage(found["REG"], found["STACK"] + found["LOCAL"], compiled.metadata.shared)
 
 
+_plan: list[Job] = []
+
+
+def _compile_planned(number: int) -> Usage:
+    return compile(_plan[number])
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line: compile what it asks for, a line each, and return the exit status."""
     parser = argparse.ArgumentParser(
@@ -126,18 +135,23 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="each kernel once, in float32")
     parser.add_argument("--only", default="", help="kernels whose name contains this")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: as many as processors)")
     options = parser.parse_args(arguments)
     if os.environ.get("TRITON_INTERPRET") == "1":
         parser.error("TRITON_INTERPRET=1 replaces the compiler: unset it")
+    _plan[:] = [
+        job
+        for entry in entries()
+        if options.only in entry[0].__name__
+        for arch in options.arch
+        for job in jobs(entry, arch, options.quick)
+    ]
     done = bad = 0
-    for entry in entries():
-        if options.only not in entry[0].__name__:
-            continue
-        for arch in options.arch:
-            for job in jobs(entry, arch, options.quick):
-                usage = compile(job)
-                print(f"{job}: {usage}", flush=True)
-                done, bad = done + 1, bad + (not usage.good)
+    # Forked processes know the plan; its kernels could not be sent to others.
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("fork")) as pool:
+        for job, usage in zip(_plan, pool.map(_compile_planned, range(len(_plan))), strict=True):
+            print(f"{job}: {usage}", flush=True)
+            done, bad = done + 1, bad + (not usage.good)
     print(f"{done} compiled, {bad} of them failed or spilled")
     return 1 if bad or not done else 0
 

@@ -208,7 +208,7 @@ CASES: tuple[Case, ...] = (
     *(Case("conv_crf_message_backward", name, inputs.window(*sizes, True)) for name, sizes in _WINDOWS.items()),
     *(Case("dynamic_depthwise_conv2d", name, inputs.depthwise(*sizes), (0, 1)) for name, sizes in _DEPTHWISE.items()),
     *(
-        Case("dynamic_depthwise_conv2d_backward_kernels", name, inputs.depthwise_backward(*sizes), (0, 1))
+        Case("dynamic_depthwise_conv2d_backward", name, inputs.depthwise_backward(*sizes), (0, 1))
         for name, sizes in _DEPTHWISE.items()
     ),
     *(
