@@ -48,8 +48,8 @@ Tensor dynamic_depthwise_conv2d(Tensor input, Tensor kernels, int64_t dilation_y
   return out;
 }
 
-Tensor dynamic_depthwise_conv2d_backward(Tensor grad, Tensor input, int64_t kernel_batch, int64_t height,
-                                                 int64_t width, int64_t dilation_y, int64_t dilation_x) {
+Tensor dynamic_depthwise_conv2d_backward(Tensor grad, Tensor input, int64_t kernel_batch, int64_t height, int64_t width,
+                                         int64_t dilation_y, int64_t dilation_x) {
   const Shape shape = shape_of(input, height, width, dilation_y, dilation_x);
   const int64_t batch = input.size(0);
   require(grad.dim() == 4 && grad.scalar_type() == input.scalar_type() && grad.size(0) == batch &&

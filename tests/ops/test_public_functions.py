@@ -17,7 +17,7 @@ CALLS = {
     "asymmetric_nonlocal": lambda x: segops.asymmetric_nonlocal(x, x[..., 1:], x[:, :3, :, 1:], sizes=(1, (2, 3))),
     "aspp": lambda x: segops.aspp(x, [torch.ones(2, 4, 3, 3), torch.ones(3, 4, 1, 1)], None, [4, 1], combine="concat"),
     "atrous_conv2d": lambda x: segops.atrous_conv2d(x, torch.ones(2, 4, 3, 3), torch.ones(2), dilation=4),
-    "conv_crf": lambda x: segops.conv_crf(x, x[:, :3], filter_size=5, blur=2, iterations=2),
+    "conv_crf": lambda x: segops.conv_crf(x, x[:, :3], filter_size=5, blur=2, iterations=1),
     "criss_cross_attention": lambda x: segops.criss_cross_attention(x, x, x),
     "dense_crf": lambda x: segops.dense_crf(x, x[:, :3], iterations=2),
     "dynamic_depthwise_conv2d": lambda x: segops.dynamic_depthwise_conv2d(x, torch.ones(4, 3, 3), dilation=(2, 3)),
