@@ -199,7 +199,8 @@ def energy_tile(dtype: torch.dtype) -> dict[str, int]:
 
 def channel_tile(dtype: torch.dtype, channels: int, gradient: bool = False) -> int:
     most = 8 if dtype == torch.float64 else 64 if gradient else 128
-    return min(most, max(16, triton.next_power_of_2(channels)))
+    least = 16 if dtype == torch.float32 else 32  # 16 of halves spill
+    return min(most, max(least, triton.next_power_of_2(channels)))
 
 
 def summed(x: Tensor) -> torch.dtype:
