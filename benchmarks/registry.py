@@ -5,8 +5,8 @@ gaussian_filter_exact and dense_crf_features in rows_crf; lovasz_softmax, lovasz
 point_sample and point_scatter in rows_points; topk_uncertain_grid, subdivide and uncertain_points in rows_uncertain;
 criss_cross_attention in rows_criss_cross; em_attention and encoding in rows_em; nonlocal_attention in rows_nonlocal;
 nonlocal_concatenation in rows_concatenation; atrous_conv2d and aspp in rows_atrous; conv_crf in rows_conv_crf;
-dynamic_depthwise_conv2d in rows_depthwise; interlaced_attention in rows_interlaced; psa_collect and psa_distribute in
-rows_psa; pyramid_pool and asymmetric_nonlocal in rows_pyramid.
+dynamic_depthwise_conv2d in rows_depthwise; interlaced_attention in rows_interlaced; psa_collect, psa_distribute
+and psa_mask in rows_psa; pyramid_pool and asymmetric_nonlocal in rows_pyramid.
 """
 
 from __future__ import annotations

@@ -144,6 +144,32 @@ def compiled(make: Callable[[int, int], Attend]) -> Callable[[int, int], Attend]
 FUNCTIONS = {"collect": segops.psa_collect, "distribute": segops.psa_distribute}
 
 
+def mask(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Inputs], Callable[[], list[Tensor]]]:
+    """The matrix alone, of the attention and a table of indices, and its gradient."""
+
+    def prepare(inputs: Inputs) -> Callable[[], list[Tensor]]:
+        attention, grad = inputs["attention"], inputs["grad"]
+        index = table("collect", *attention.shape[2:])
+        return lambda: with_gradients(lambda x: function(x, index).view(grad.shape), attention, grad=grad)
+
+    return prepare
+
+
+def mask_inputs() -> Inputs:
+    g = torch.Generator().manual_seed(0)
+    attention = torch.randn(1, 117**2, 59, 59, generator=g).requires_grad_()
+    return {"attention": attention, "grad": torch.randn(1, 59 * 59, 59, 59, generator=g)}
+
+
+def indexed_mask(attention: Tensor, index: Tensor) -> Tensor:
+    return attention.flatten(1)[:, index]
+
+
+def mask_bytes(inputs: Inputs) -> int:
+    """The matrix and its gradient once, the entries in it read and their gradients written."""
+    return 4 * (4 * inputs["grad"].numel() + inputs["attention"].numel())
+
+
 def oracle(mode: str) -> Callable[[Inputs], Any]:
     return lambda inputs: provider(strided(mode))(doubled(inputs))()
 
@@ -160,6 +186,15 @@ WORKLOADS = tuple(
     for mode in FUNCTIONS
     for size in (30, 59)
     for gradients in (False, True)
+) + (
+    Workload(
+        "psa_mask",
+        "59x59_forward_backward",
+        mask_inputs,
+        mask_bytes,
+        lambda inputs: mask(indexed_mask)(doubled(inputs))(),
+        threads=(2,),
+    ),
 )
 
 PROVIDERS = tuple(
@@ -173,4 +208,9 @@ PROVIDERS = tuple(
         ("compiled_strided", compiled(strided(mode))),
         ("compiled_indexed", compiled(indexed(mode))),
     )
+)
+PROVIDERS += (
+    Provider("segops", "psa_mask", mask(lambda attention, _: segops.psa_mask(attention, "collect"))),
+    Provider("taken", "psa_mask", mask(Gather.apply)),
+    Provider("indexed", "psa_mask", mask(indexed_mask)),
 )

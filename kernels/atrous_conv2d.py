@@ -22,19 +22,10 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.tile_product import add_product
 from torch import Tensor
 
 from segops.reference.atrous_conv2d import memory_format
-
-
-@triton.jit
-def accumulate(a, b, total, PRECISION: tl.constexpr):
-    """total + a (I, K) times b (K, J)."""
-    if a.dtype == tl.float64:
-        total += tl.sum(a[:, :, None] * b[None, :, :], axis=1)
-    else:
-        total = tl.dot(a, b, total, input_precision=PRECISION)
-    return total
 
 
 @triton.jit
@@ -88,7 +79,7 @@ def convolve_kernel(
                     mask=(c < depth)[:, None] & (r < count)[None, :],
                     other=0.0,
                 )
-                total = accumulate(a, b, total, PRECISION)
+                total = add_product(total, a, b, PRECISION)
     pixel = item * o_n + y.to(tl.int64) * o_y + x.to(tl.int64) * o_x
     pointers = out + pixel[:, None] + ((group * count + r) * o_c)[None, :]
     mask = there[:, None] & (r < count)[None, :]
@@ -141,7 +132,7 @@ def weight_kernel(
             mask=here[:, None] & (c < depth)[None, :],
             other=0.0,
         )
-        total = accumulate(a, b, total, PRECISION)
+        total = add_product(total, a, b, PRECISION)
     groups = tl.num_programs(0) // (taps * splits)
     place = ((split * groups + group) * taps + tap) * count + r
     tl.store(out + place[:, None] * depth + c[None, :], total, mask=(r < count)[:, None] & (c < depth)[None, :])

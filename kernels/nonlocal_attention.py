@@ -23,19 +23,10 @@ from collections.abc import Iterator
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.tile_product import add_product
 from torch import Tensor
 
 LOWEST = tl.constexpr(-3e38)
-
-
-@triton.jit
-def add_product(total, a, b, PRECISION: tl.constexpr):
-    """total (I, J) and a (I, K) times b (K, J)."""
-    if a.dtype == tl.float64:
-        total += tl.sum(a[:, :, None] * b[None, :, :], axis=1)
-    else:
-        total = tl.dot(a, b, total, input_precision=PRECISION)
-    return total
 
 
 @triton.jit

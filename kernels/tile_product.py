@@ -14,3 +14,13 @@ def product(a, b):
     else:
         out = tl.dot(a, b, input_precision="tf32x3")
     return out
+
+
+@triton.jit
+def add_product(total, a, b, PRECISION: tl.constexpr):
+    """total (I, J) and a (I, K) times b (K, J); PRECISION is float32's, "tf32" or "tf32x3"."""
+    if a.dtype == tl.float64:
+        total += tl.sum(a[:, :, None] * b[None, :, :], axis=1)
+    else:
+        total = tl.dot(a, b, total, input_precision=PRECISION)
+    return total

@@ -128,10 +128,10 @@ def integer(name: str, x: Any) -> int:
     return int(x)
 
 
-def count(name: str, x: Any) -> int:
-    """An integer >= 0."""
-    if integer(name, x) < 0:
-        raise ValueError(f"{name}: expected an integer >= 0, got {x}")
+def count(name: str, x: Any, least: int = 0) -> int:
+    """An integer from ``least`` on."""
+    if integer(name, x) < least:
+        raise ValueError(f"{name}: expected an integer >= {least}, got {x}")
     return int(x)
 
 
@@ -142,6 +142,16 @@ def labels(name: str, x: Any, like: Tensor, like_name: str) -> Tensor:
         raise TypeError(f"{name}: expected integer labels, got {x.dtype}")
     same_device(name, x, like_name, like)
     return x.long()
+
+
+def pair(name: str, x: Any, least: int) -> list[int]:
+    """Two integers, for rows and columns, or one for both."""
+    both = list(x) if isinstance(x, Sequence) and not isinstance(x, str) else [x, x]
+    if len(both) != 2:
+        raise ValueError(f"{name}: expected one integer or two, got {len(both)}")
+    if any(integer(name, value) < least for value in both):
+        raise ValueError(f"{name}: expected integers >= {least}, got {x}")
+    return [int(value) for value in both]
 
 
 def choice(name: str, x: Any, choices: Sequence[str]) -> str:

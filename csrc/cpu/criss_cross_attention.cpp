@@ -7,6 +7,7 @@
 
 #include <tuple>
 
+#include "segops/torch_attention.h"
 #include "segops/torch_errors.h"
 #include "segops/torch_parallel.h"
 #include "segops/torch_tensor.h"
@@ -14,42 +15,26 @@
 namespace {
 
 using segops::data;
-using segops::fresh;
+using segops::Gradients;
 using segops::mutable_data;
 using segops::require;
 using segops::Tensor;
 
-// Contiguous, and checked against each other as far as memory safety asks for it.
-struct Inputs {
-  Tensor query, key, value;
-
-  Inputs(const Tensor& query_in, const Tensor& key_in, const Tensor& value_in)
-      : query(torch::stable::contiguous(query_in)),
-        key(torch::stable::contiguous(key_in)),
-        value(torch::stable::contiguous(value_in)) {
-    require(query.dim() == 4 && value.dim() == 4 && key.sizes().equals(query.sizes()) &&
-                query.size(0) == value.size(0) && query.size(2) == value.size(2) && query.size(3) == value.size(3),
-            "criss_cross_attention: expected query and key (N, D, H, W) and value (N, C, H, W)");
-    require(query.size(1) > 0 && value.size(1) > 0, "criss_cross_attention: expected at least one channel");
-    require(key.scalar_type() == query.scalar_type() && value.scalar_type() == query.scalar_type(),
-            "criss_cross_attention: expected one dtype");
-  }
+struct Inputs : segops::QueryKeyValue {
+  Inputs(const Tensor& query, const Tensor& key, const Tensor& value)
+      : QueryKeyValue("criss_cross_attention", query, key, value) {}
 
   template <class T>
   segops::criss_cross::Problem<T> problem() const {
     segops::criss_cross::Problem<T> p{query.size(0), query.size(1), value.size(1), value.size(2), value.size(3)};
-    p.query = data<T>(query);
-    p.key = data<T>(key);
-    p.value = data<T>(value);
+    point<T>(p);
     return p;
   }
 };
 
-Tensor fresh_like(const Tensor& t) { return fresh(t, {t.size(0), t.size(1), t.size(2), t.size(3)}); }
-
 Tensor criss_cross_attention(Tensor query, Tensor key, Tensor value) {
   const Inputs in(query, key, value);
-  Tensor out = fresh_like(in.value);
+  Tensor out = Gradients::like(in.value);
   if (out.numel() == 0) return out;
   segops::TorchParallel parallel;
   segops::dispatch(out, "criss_cross_attention", [&](auto zero) {
@@ -69,20 +54,18 @@ std::tuple<Tensor, Tensor, Tensor> criss_cross_attention_backward(Tensor grad, T
   require(grad.sizes().equals(in.value.sizes()) && grad.scalar_type() == in.value.scalar_type() &&
               out.sizes().equals(in.value.sizes()) && out.scalar_type() == in.value.scalar_type(),
           "criss_cross_attention_backward: expected grad and out of the shape and dtype of value");
-  Tensor grad_query = fresh_like(in.query), grad_key = fresh_like(in.key), grad_value = fresh_like(in.value);
-  if (grad_value.numel() == 0) return {grad_query, grad_key, grad_value};
+  Gradients gradients(in);
+  if (grad.numel() == 0) return {gradients.query, gradients.key, gradients.value};
   segops::TorchParallel parallel;
   segops::dispatch(grad, "criss_cross_attention_backward", [&](auto zero) {
     using T = decltype(zero);
     auto p = in.problem<T>();
     p.grad = data<T>(grad);
     p.result = data<T>(out);
-    p.grad_query = mutable_data<T>(grad_query);
-    p.grad_key = mutable_data<T>(grad_key);
-    p.grad_value = mutable_data<T>(grad_value);
+    gradients.point<T>(p);
     segops::criss_cross::backward(p, parallel);
   });
-  return {grad_query, grad_key, grad_value};
+  return {gradients.query, gradients.key, gradients.value};
 }
 
 }  // namespace

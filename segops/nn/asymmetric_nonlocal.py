@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .. import _checks
 from ..ops import asymmetric_nonlocal
-from ..ops.pyramid_pool import Sizes, grids
+from ..ops.pyramid_pool import Sizes, _grids
 
 
 class _Asymmetric(nn.Module):
@@ -29,7 +29,7 @@ class _Asymmetric(nn.Module):
         counts = {"key_channels": key_channels, "value_channels": value_channels, "out_channels": out}
         for name, number in counts.items():
             _at_least_one(name, number)
-        grids(sizes)
+        _grids(sizes)
         if not 0 <= _checks.finite("dropout", dropout) <= 1:
             raise ValueError(f"dropout: expected a number from 0 to 1, got {dropout}")
         self.sizes = tuple(sizes)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from .. import _checks
 from ..ops import conv_crf
-from ..ops.conv_crf import check_window
+from ..ops.conv_crf import _check_window
 from ..ops.mean_field import NORMALIZATIONS
+from .dense_crf import _keep
 
 
 class ConvCRF(nn.Module):
@@ -81,16 +82,16 @@ class ConvCRF(nn.Module):
         self.num_classes = _checks.count("num_classes", num_classes)
         if self.num_classes == 0:
             raise ValueError("num_classes: expected at least 1, got 0")
-        check_window(filter_size, blur)
+        _check_window(filter_size, blur)
         self.filter_size, self.blur = filter_size, blur
         self.iterations = _checks.count("iterations", iterations)
         self.normalization = _checks.choice("normalization", normalization, NORMALIZATIONS)
         self.return_logits = return_logits
         for name, weight in (("spatial_weight", spatial_weight), ("bilateral_weight", bilateral_weight)):
-            self._keep(name, torch.tensor(_checks.finite(name, weight)), learn_weights)
+            _keep(self, name, torch.tensor(_checks.finite(name, weight)), learn_weights)
         unary = torch.full((self.num_classes,), _checks.finite("unary_weight", unary_weight))
-        self._keep("unary_weight", unary, learn_weights)
-        self._keep("compatibility", -torch.eye(self.num_classes), learn_compatibility)
+        _keep(self, "unary_weight", unary, learn_weights)
+        _keep(self, "compatibility", -torch.eye(self.num_classes), learn_compatibility)
         self._keep_sigmas("spatial_sigma", spatial_sigma, 2, learn_sigmas)
         self._keep_sigmas("bilateral_sigma_rgb", bilateral_sigma_rgb, in_channels, learn_sigmas)
         if bilateral_sigma_xy is None:
@@ -98,14 +99,8 @@ class ConvCRF(nn.Module):
         else:
             self._keep_sigmas("bilateral_sigma_xy", bilateral_sigma_xy, 2, learn_sigmas)
 
-    def _keep(self, name: str, value: Tensor, learnt: bool) -> None:
-        if learnt:
-            self.register_parameter(name, nn.Parameter(value))
-        else:
-            self.register_buffer(name, value)
-
     def _keep_sigmas(self, name: str, value: float | Sequence[float], count: int, learnt: bool) -> None:
-        self._keep(f"log_{name}", torch.tensor(_checks.positives(name, value, count)).log(), learnt)
+        _keep(self, f"log_{name}", torch.tensor(_checks.positives(name, value, count)).log(), learnt)
 
     def forward(self, logits: Tensor, image: Tensor) -> Tensor:
         """Refine ``logits`` (N, L, H, W) by ``image`` (N, C, H, W)."""

@@ -14,6 +14,14 @@ from ..ops.dense_crf import _check_image
 from ..ops.mean_field import ALGORITHMS, NORMALIZATIONS
 
 
+def _keep(module: nn.Module, name: str, value: Tensor, learnt: bool) -> None:
+    """As a parameter, or as a buffer of the same name, so that state dicts fit either way."""
+    if learnt:
+        module.register_parameter(name, nn.Parameter(value))
+    else:
+        module.register_buffer(name, value)
+
+
 class DenseCRF(nn.Module):
     r"""The fully connected CRF as the last layer of a network, learnt with it.
 
@@ -91,11 +99,11 @@ class DenseCRF(nn.Module):
             )
         self.learn_sigmas = learn_sigmas
         self.return_logits = return_logits
-        self._keep("spatial_weight", torch.tensor(_checks.finite("spatial_weight", spatial_weight)), learn_weights)
-        self._keep(
-            "bilateral_weight", torch.tensor(_checks.finite("bilateral_weight", bilateral_weight)), learn_weights
+        _keep(self, "spatial_weight", torch.tensor(_checks.finite("spatial_weight", spatial_weight)), learn_weights)
+        _keep(
+            self, "bilateral_weight", torch.tensor(_checks.finite("bilateral_weight", bilateral_weight)), learn_weights
         )
-        self._keep("compatibility", -torch.eye(self.num_classes), learn_compatibility)
+        _keep(self, "compatibility", -torch.eye(self.num_classes), learn_compatibility)
         sigmas = {
             "spatial_sigma": _checks.positives("spatial_sigma", spatial_sigma, 2),
             "bilateral_sigma_xy": _checks.positives("bilateral_sigma_xy", bilateral_sigma_xy, 2),
@@ -104,13 +112,7 @@ class DenseCRF(nn.Module):
         self._fixed: dict[str, Any] = sigmas
         if learn_sigmas:
             for name, values in sigmas.items():
-                self._keep(f"log_{name}", torch.tensor(values).log(), True)
-
-    def _keep(self, name: str, value: Tensor, learnt: bool) -> None:
-        if learnt:
-            self.register_parameter(name, nn.Parameter(value))
-        else:
-            self.register_buffer(name, value)
+                _keep(self, f"log_{name}", torch.tensor(values).log(), True)
 
     def forward(self, logits: Tensor, image: Tensor) -> Tensor:
         """Refine ``logits`` (N, L, H, W) by ``image`` (N, C, H, W)."""

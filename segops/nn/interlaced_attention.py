@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from .. import _checks
 from ..ops import interlaced_attention
-from ..ops.interlaced_attention import block
 
 
 def _projection(from_channels: int, to_channels: int) -> nn.Sequential:
@@ -91,7 +90,7 @@ class InterlacedAttention(nn.Module):
         if not 0 <= _checks.finite("dropout", dropout) <= 1:
             raise ValueError(f"dropout: expected a number from 0 to 1, got {dropout}")
         self.channels, self.mask_padding = channels, bool(mask_padding)
-        self.down_factor = block(down_factor)
+        self.down_factor = _checks.pair("down_factor", down_factor, 1)
         keys = max(1, channels // 2) if key_channels is None else key_channels
         self.global_relation = Relation(channels, keys, "global", self.down_factor)
         self.local_relation = Relation(channels, keys, "local", self.down_factor)

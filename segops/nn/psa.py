@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .. import _checks
 from ..ops import psa_collect, psa_distribute
-from ..ops.psa import MaskSize, mask_sides
+from ..ops.psa import MaskSize, _mask_sides
 
 DIRECTIONS = ("collect", "distribute", "both")
 
@@ -71,7 +71,7 @@ class PSA(nn.Module):
         self.direction = _checks.choice("direction", direction, DIRECTIONS)
         if mask_size is None:
             raise TypeError("mask_size: expected one integer or two, got NoneType")
-        self.mask_size = mask_sides(mask_size, 0, 0, odd=not compact)
+        self.mask_size = _mask_sides(mask_size, 0, 0, odd=not compact)
         self.compact = bool(compact)
         self.shrink_factor = _at_least_one("shrink_factor", shrink_factor)
         entries = _at_least_one("mask_size", self.mask_size[0] * self.mask_size[1])

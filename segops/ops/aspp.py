@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import _checks, _registry
 from ..reference import aspp as reference
 from ..reference.atrous_conv2d import memory_format
-from .atrous_conv2d import cast, check_bias, check_weight, positive
+from .atrous_conv2d import _cast, _check_bias, _check_weight
 
 COMBINATIONS = ("list", "concat", "sum", "hierarchical")
 
@@ -62,7 +62,7 @@ def aspp(
     counts = [w.shape[0] for w in weights]
     if combine in ("sum", "hierarchical") and len(set(counts)) > 1:
         raise ValueError(f"weights: expected the same K in all branches for combine={combine!r}, got {counts}")
-    x, rest, dtype = cast(input, *weights, *biases)
+    x, rest, dtype = _cast(input, *weights, *biases)
     ws, bs = rest[: len(weights)], rest[len(weights) :]
     bias = None
     if any(b is not None for b in bs):
@@ -78,7 +78,7 @@ def aspp(
 
 def _branches(input: Tensor, weights, biases, rates) -> tuple[list[Tensor], list[Tensor | None], list[int]]:
     """All three checked, and of the same length."""
-    for name, value in (("weights", weights), ("rates", rates)):
+    for name, value in (("weights", weights), ("biases", biases or ()), ("rates", rates)):
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise TypeError(f"{name}: expected a list, one for each branch, got {type(value).__name__}")
     biases = [None] * len(weights) if biases is None else list(biases)
@@ -88,14 +88,14 @@ def _branches(input: Tensor, weights, biases, rates) -> tuple[list[Tensor], list
             f"{len(biases)} biases"
         )
     for i, (w, b) in enumerate(zip(weights, biases, strict=True)):
-        check_weight(f"weights[{i}]", w, input, 1)
+        _check_weight(f"weights[{i}]", w, input, 1)
         if w.shape[2] % 2 == 0 or w.shape[3] % 2 == 0:
             raise ValueError(f"weights[{i}]: expected an odd height and width of the kernel, got {_checks.shape(w)}")
         if b is not None:
-            check_bias(f"biases[{i}]", b, w.shape[0], input)
+            _check_bias(f"biases[{i}]", b, w.shape[0], input)
     if 0 in input.shape[2:]:
         raise ValueError(f"input: expected at least one row and column, got shape {_checks.shape(input)}")
-    return list(weights), biases, [positive(f"rates[{i}]", rate) for i, rate in enumerate(rates)]
+    return list(weights), biases, [_checks.count(f"rates[{i}]", rate, 1) for i, rate in enumerate(rates)]
 
 
 def _fake(x, weights, bias, rates, sum, method) -> Tensor:

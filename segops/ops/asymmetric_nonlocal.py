@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .. import _checks
 from .nonlocal_attention import nonlocal_attention
-from .pyramid_pool import Sizes, grids, pyramid_pool
+from .pyramid_pool import Sizes, _grids, pyramid_pool
 
 
 def asymmetric_nonlocal(
@@ -56,7 +56,7 @@ def asymmetric_nonlocal(
     if (value.shape[0], *value.shape[2:]) != (n, *key.shape[2:]):
         form = f"({n}, C, {key.shape[2]}, {key.shape[3]})"
         raise ValueError(f"value: expected shape {form} to go with key, got {_checks.shape(value)}")
-    grids(sizes)
+    _grids(sizes)
     factor = dims**-0.5 if scale is None else _checks.finite("scale", scale)
     keys, values = pyramid_pool(key, sizes), pyramid_pool(value, sizes)
     queries = query.flatten(2).to(keys.dtype)  # inside autocast averages are float32

@@ -61,12 +61,12 @@ def atrous_conv2d(
         torch.Size([1, 4, 33, 33])
     """
     _checks.floating("input", _checks.tensor("input", input, 4, "(N, C, H, W)"))
-    groups = positive("groups", groups)
-    check_weight("weight", weight, input, groups)
+    groups = _checks.count("groups", groups, 1)
+    _check_weight("weight", weight, input, groups)
     if bias is not None:
-        check_bias("bias", bias, weight.shape[0], input)
-    strides, pads, uneven, rates = geometry(weight, stride, padding, dilation)
-    x, (w, b), dtype = cast(input, weight, bias)
+        _check_bias("bias", bias, weight.shape[0], input)
+    strides, pads, uneven, rates = _geometry(weight, stride, padding, dilation)
+    x, (w, b), dtype = _cast(input, weight, bias)
     if any(uneven):  # torch does the same
         x = torch.nn.functional.pad(x, (0, uneven[1], 0, uneven[0]))
     for axis in (0, 1):
@@ -76,13 +76,13 @@ def atrous_conv2d(
                 f"weight: expected a kernel that fits into the padded input, of {room} {('rows', 'columns')[axis]}; "
                 f"got one that reaches over {reach}"
             )
-    if is_depthwise(x, w, strides, pads, rates, groups):
+    if _is_depthwise(x, w, strides, pads, rates, groups):
         out = _registry.call(torch.ops.segops.dynamic_depthwise_conv2d, x, w.transpose(0, 1), *rates)
         return (out if b is None else out + b[:, None, None]).to(dtype)
     return _registry.call(torch.ops.segops.atrous_conv2d, x, w, b, strides, pads, rates, groups, "auto").to(dtype)
 
 
-def is_depthwise(
+def _is_depthwise(
     input: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
 ) -> bool:
     """Whether it is what dynamic_depthwise_conv2d computes, with the same kernels for every image."""
@@ -92,13 +92,13 @@ def is_depthwise(
     return wide and groups == input.shape[1] == weight.shape[0] and stride == [1, 1] and same
 
 
-def geometry(
+def _geometry(
     weight: Tensor, stride: int | Sequence[int], padding: str | int | Sequence[int], dilation: int | Sequence[int]
 ) -> tuple[list[int], list[int], list[int], list[int]]:
     """Stride, padding on both sides, padding at the end besides, and dilation, for rows and columns."""
-    strides, rates = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
+    strides, rates = _checks.pair("stride", stride, 1), _checks.pair("dilation", dilation, 1)
     if not isinstance(padding, str):
-        return strides, _pair("padding", padding, 0), [0, 0], rates
+        return strides, _checks.pair("padding", padding, 0), [0, 0], rates
     _checks.choice("padding", padding, ("same",))
     if strides != [1, 1]:
         raise ValueError(f"padding: expected numbers, since 'same' asks for stride 1, got stride {stride}")
@@ -106,7 +106,7 @@ def geometry(
     return strides, [t // 2 for t in total], [t % 2 for t in total], rates
 
 
-def detail(
+def _detail(
     backend: str,
     input: Tensor,
     weight: Tensor,
@@ -120,8 +120,8 @@ def detail(
     """Which of its two ways a backend takes, product by product."""
     if backend == "reference":
         return "tap by tap, on padded input"
-    strides, pads, _, rates = geometry(weight, stride, padding, dilation)
-    if is_depthwise(*cast(input, weight)[:1], weight, strides, pads, rates, groups):
+    strides, pads, _, rates = _geometry(weight, stride, padding, dilation)
+    if _is_depthwise(*_cast(input, weight)[:1], weight, strides, pads, rates, groups):
         return "as dynamic_depthwise_conv2d"
     if backend == "triton":
         from ..kernels.atrous_conv2d import methods
@@ -133,24 +133,7 @@ def detail(
     return ", ".join(f"{p}: {names[w]}" for p, w in zip(products, ways, strict=True))
 
 
-def positive(name: str, x: int) -> int:
-    if _checks.integer(name, x) < 1:
-        raise ValueError(f"{name}: expected an integer >= 1, got {x}")
-    return int(x)
-
-
-def _pair(name: str, x: int | Sequence[int], least: int) -> list[int]:
-    """Two integers, for rows and columns."""
-    both = list(x) if isinstance(x, Sequence) and not isinstance(x, str) else [x, x]
-    if len(both) != 2:
-        raise ValueError(f"{name}: expected one integer or two, got {len(both)}")
-    for value in both:
-        if _checks.integer(name, value) < least:
-            raise ValueError(f"{name}: expected integers >= {least}, got {x}")
-    return [int(value) for value in both]
-
-
-def check_weight(name: str, weight: Tensor, input: Tensor, groups: int) -> None:
+def _check_weight(name: str, weight: Tensor, input: Tensor, groups: int) -> None:
     _checks.floating(name, _checks.tensor(name, weight, 4, "(K, C / groups, kh, kw)"))
     _same_kind(name, weight, input)
     channels = input.shape[1]
@@ -164,7 +147,7 @@ def check_weight(name: str, weight: Tensor, input: Tensor, groups: int) -> None:
         )
 
 
-def check_bias(name: str, bias: Tensor, channels: int, input: Tensor) -> None:
+def _check_bias(name: str, bias: Tensor, channels: int, input: Tensor) -> None:
     _checks.floating(name, _checks.tensor(name, bias, 1, "(K,)"))
     _same_kind(name, bias, input)
     if bias.shape[0] != channels:
@@ -177,7 +160,7 @@ def _same_kind(name: str, x: Tensor, input: Tensor) -> None:
         raise TypeError(f"{name}: expected {input.dtype} like input, got {x.dtype}")
 
 
-def cast(x: Tensor, *others: Tensor | None) -> tuple[Tensor, list[Any], torch.dtype]:
+def _cast(x: Tensor, *others: Tensor | None) -> tuple[Tensor, list[Any], torch.dtype]:
     """All in the dtype of the computation, and that of the result: autocast lowers as for conv2d, CPUs widen halves."""
     (x,) = _checks.lowered(x)
     dtype = x.dtype if x.is_cuda else torch.promote_types(x.dtype, torch.float32)
@@ -272,7 +255,7 @@ _registry.register(
     setup_context=_setup_context,
     batch=(0,),
     autocast=None,
-    detail=detail,
+    detail=_detail,
 )
 _registry.register(
     f"atrous_conv2d_backward_input(Tensor grad, Tensor weight, SymInt height, SymInt width, {_GEOMETRY}, "

@@ -12,7 +12,7 @@ from .. import _checks, _registry
 from ..reference import conv_crf as reference
 from ..reference.mean_field import normalized
 from .dense_crf import _check_image
-from .mean_field import NORMALIZATIONS
+from .mean_field import NORMALIZATIONS, _check_compatibility
 
 STARTS = ("softmax", "log_softmax")
 
@@ -93,7 +93,7 @@ def conv_crf(
     """
     _checks.logit_map("logits", logits)
     _check_image(image, logits)
-    check_window(filter_size, blur)
+    _check_window(filter_size, blur)
     iterations = _checks.count("iterations", iterations)
     _checks.choice("normalization", normalization, NORMALIZATIONS)
     _checks.choice("start", start, STARTS)
@@ -126,12 +126,11 @@ def conv_crf(
     return _checks.narrowed(state, logits)
 
 
-def check_window(filter_size: int, blur: int) -> None:
+def _check_window(filter_size: int, blur: int) -> None:
     """An odd window and cells of at least one pixel."""
     if _checks.integer("filter_size", filter_size) < 1 or filter_size % 2 == 0:
         raise ValueError(f"filter_size: expected an odd integer >= 1, got {filter_size}")
-    if _checks.integer("blur", blur) < 1:
-        raise ValueError(f"blur: expected an integer >= 1, got {blur}")
+    _checks.count("blur", blur, 1)
 
 
 def _given(name: str, x: Tensor, count: int, like: Tensor) -> Tensor:
@@ -167,17 +166,8 @@ def _window(size: int, blur: int, sigma: Tensor) -> Tensor:
 def _energy(compatibility: Tensor | None, like: Tensor) -> Tensor | None:
     if compatibility is None:
         return None
-    if not isinstance(compatibility, Tensor):
-        raise TypeError(f"compatibility: expected None or a tensor, got {type(compatibility).__name__}")
-    _checks.floating("compatibility", compatibility)
-    _checks.same_device("compatibility", compatibility, "logits", like)
     labels = like.shape[1]
-    if tuple(compatibility.shape) not in ((labels,), (labels, labels)):
-        raise ValueError(
-            f"compatibility: expected shape ({labels},) or ({labels}, {labels}) for {labels} labels, "
-            f"got {_checks.shape(compatibility)}"
-        )
-    return compatibility.to(like.dtype)
+    return _check_compatibility(compatibility, like, (labels,), (labels, labels)).to(like.dtype)
 
 
 def _coupled(energy: Tensor | None, message: Tensor) -> Tensor:

@@ -58,20 +58,10 @@ def dynamic_depthwise_conv2d(input: Tensor, kernels: Tensor, *, dilation: int | 
         )
     if four.shape[2] % 2 == 0 or four.shape[3] % 2 == 0:
         raise ValueError(f"kernels: expected an odd height and width, got {_checks.shape(kernels)}")
-    rates = _pair("dilation", dilation)
+    rates = _checks.pair("dilation", dilation, 1)
     wide = _checks.widened(input)
     out = _registry.call(torch.ops.segops.dynamic_depthwise_conv2d, wide, four.to(wide.dtype), *rates)
     return _checks.narrowed(out, input)
-
-
-def _pair(name: str, x: int | Sequence[int]) -> tuple[int, int]:
-    pair = (x, x) if not isinstance(x, Sequence) or isinstance(x, str) else tuple(x)
-    if len(pair) != 2:
-        raise ValueError(f"{name}: expected one integer or two, got {len(pair)}")
-    for value in pair:
-        if _checks.integer(name, value) < 1:
-            raise ValueError(f"{name}: expected integers >= 1, got {x}")
-    return pair
 
 
 def _fake(input: Tensor, kernels: Tensor, dilation_y: int, dilation_x: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,23 +66,12 @@ def interlaced_attention(
         [[1, 1], [1, 4], [1, 7], [4, 1], [4, 4], [4, 7]]
     """
     _checks.query_key_value(query, key, value)
-    factors = block(down_factor)
+    factors = _checks.pair("down_factor", down_factor, 1)
     _checks.choice("relation", relation, RELATIONS)
     factor = query.shape[1] ** -0.5 if scale is None else _checks.finite("scale", scale)
     wide = map(_checks.widened, (query, key, value))
     out = _registry.call(torch.ops.segops.interlaced_attention, *wide, factors, relation, factor)
     return _checks.narrowed(out, value)
-
-
-def block(down_factor: int | Sequence[int]) -> list[int]:
-    """Rows and columns of a block."""
-    several = isinstance(down_factor, Sequence) and not isinstance(down_factor, str)
-    pair: list[Any] = list(down_factor) if several else [down_factor] * 2  # type: ignore[arg-type]
-    if len(pair) != 2:
-        raise ValueError(f"down_factor: expected one integer or two, got {len(pair)}")
-    if any(_checks.integer("down_factor", x) < 1 for x in pair):
-        raise ValueError(f"down_factor: expected at least 1, got {down_factor}")
-    return [int(x) for x in pair]
 
 
 def _like(x: Tensor) -> Tensor:

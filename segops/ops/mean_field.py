@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,17 +114,23 @@ def _energy(like: Tensor, weights: Tensor, compatibility: Tensor | None) -> Tens
     labels = like.shape[1]
     if compatibility is None:
         return -weights[:, None].expand(-1, labels).contiguous()
+    shapes = (labels,), (labels, labels), (len(weights), labels, labels)
+    compatibility = _check_compatibility(compatibility, like, *shapes)
+    return weights.view(-1, *[1] * min(compatibility.dim(), 2)) * compatibility.to(like.dtype)
+
+
+def _check_compatibility(compatibility: Any, like: Tensor, *shapes: tuple[int, ...]) -> Tensor:
+    """A floating-point tensor of one of these shapes."""
     if not isinstance(compatibility, Tensor):
         raise TypeError(f"compatibility: expected None or a tensor, got {type(compatibility).__name__}")
     _checks.floating("compatibility", compatibility)
     _checks.same_device("compatibility", compatibility, "logits", like)
-    allowed = [(labels,), (labels, labels), (len(weights), labels, labels)]
-    if tuple(compatibility.shape) not in allowed:
+    if tuple(compatibility.shape) not in shapes:
+        allowed = f"{', '.join(map(str, shapes[:-1]))} or {shapes[-1]}"
         raise ValueError(
-            f"compatibility: expected shape ({labels},), ({labels}, {labels}) or ({len(weights)}, {labels}, {labels}) "
-            f"for {labels} labels, got {_checks.shape(compatibility)}"
+            f"compatibility: expected shape {allowed} for {like.shape[1]} labels, got {_checks.shape(compatibility)}"
         )
-    return weights.view(-1, *[1] * min(compatibility.dim(), 2)) * compatibility.to(like.dtype)
+    return compatibility
 
 
 def _exact(

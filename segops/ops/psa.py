@@ -57,8 +57,8 @@ def psa_distribute(
 ) -> Tensor:
     r"""Point-wise spatial attention, distributing: every position says how much it gives to each of the others.
 
-    The other branch of PSANet; see :func:`psa_collect`, from which it differs in whose the mask is: ``attention`` has
-    at every **source** a mask centred on it, and the receiver that lies
+    The other branch of Zhao et al., *PSANet*, 2018; it differs from :func:`psa_collect` in whose the mask is:
+    ``attention`` has at every **source** a mask centred on it, and the receiver that lies
     :math:`(i - \lfloor M_h / 2 \rfloor, j - \lfloor M_w / 2 \rfloor)` from it has the weight in channel
     :math:`i M_w + j`. The softmax is over the sources here too, so it is over no position's own mask. Without softmax,
     and for the same attention, the matrices of the two are each other's transposes.
@@ -86,22 +86,19 @@ def psa_distribute(
     return _attend(value, attention, "distribute", mask_size, softmax, compact)
 
 
-def mask_sides(mask_size: MaskSize, height: int, width: int, odd: bool = True) -> tuple[int, int]:
+def _mask_sides(mask_size: MaskSize, height: int, width: int, odd: bool = True) -> tuple[int, int]:
     """Height and width of a mask, odd numbers; ``None`` is over-complete for a map of this size."""
     if mask_size is None:
         return 2 * height - 1, 2 * width - 1
-    sides = list(mask_size) if isinstance(mask_size, Sequence) else [mask_size, mask_size]
-    if len(sides) != 2:
-        raise ValueError(f"mask_size: expected one number or two, got {len(sides)}")
-    rows, columns = (_checks.count("mask_size", side) for side in sides)
+    rows, columns = _checks.pair("mask_size", mask_size, 0)
     if odd and (rows % 2 == 0 or columns % 2 == 0):
         raise ValueError(f"mask_size: expected odd numbers, got {mask_size}")
     return rows, columns
 
 
-def masks(attention: Tensor, mask_size: MaskSize, name: str = "attention") -> tuple[int, int]:
+def _masks(attention: Tensor, mask_size: MaskSize, name: str = "attention") -> tuple[int, int]:
     """The sides of the masks in an attention map (N, M_h M_w, H, W)."""
-    rows, columns = mask_sides(mask_size, attention.shape[2], attention.shape[3])
+    rows, columns = _mask_sides(mask_size, attention.shape[2], attention.shape[3])
     if attention.shape[1] != rows * columns:
         raise ValueError(
             f"{name}: expected {rows} * {columns} = {rows * columns} channels for mask_size, "
@@ -121,7 +118,7 @@ def _attend(value: Tensor, attention: Tensor, mode: str, mask_size: MaskSize, so
             f"got {_checks.shape(attention)}"
         )
     if not compact:
-        rows, columns = masks(attention, mask_size)
+        rows, columns = _masks(attention, mask_size)
     elif mask_size is not None:
         raise ValueError(f"mask_size: expected None with compact attention, got {mask_size}")
     elif attention.shape[1] != height * width:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from .. import _checks, _registry
-from ..reference import psa as reference
-from .psa import MaskSize, masks
+from ..reference import psa_mask as reference
+from .psa import MaskSize, _masks
 
 MODES = ("collect", "distribute")
 
@@ -15,7 +15,8 @@ MODES = ("collect", "distribute")
 def psa_mask(input: Tensor, mode: str, mask_size: MaskSize = None) -> Tensor:
     r"""The masks of point-wise spatial attention as a matrix of all sources and receivers.
 
-    What mmcv and semseg call by this name, for code that wants the matrix itself. :func:`segops.psa_collect` and
+    Of Zhao et al., *PSANet: Point-wise Spatial Attention Network for Scene Parsing*, 2018; what mmcv and semseg call by
+    this name, for code that wants the matrix itself. :func:`segops.psa_collect` and
     :func:`segops.psa_distribute` multiply by it without making it. For the index rule see there.
 
     Args:
@@ -40,7 +41,7 @@ def psa_mask(input: Tensor, mode: str, mask_size: MaskSize = None) -> Tensor:
     """
     _checks.logit_map("input", input)
     _checks.choice("mode", mode, MODES)
-    rows, columns = masks(input, mask_size, "input")
+    rows, columns = _masks(input, mask_size, "input")
     wide = _checks.widened(input)
     return _checks.narrowed(_registry.call(torch.ops.segops.psa_mask, wide, mode, rows, columns), input)
 

@@ -14,7 +14,7 @@ Sizes = Sequence[int | tuple[int, int]]
 
 
 def pyramid_pool(x: Tensor, sizes: Sizes = (1, 3, 6, 8)) -> Tensor:
-    r"""Averages of a map over grids of several sizes, all of them in one pass over the map.
+    r"""Averages of a map over _grids of several sizes, all of them in one pass over the map.
 
     What the pyramid pooling of Zhao et al., *Pyramid Scene Parsing Network*, 2017, does before its convolutions, with
     (1, 2, 3, 6), and the sampling of Zhu et al., *Asymmetric Non-local Neural Networks for Semantic Segmentation*,
@@ -45,12 +45,12 @@ def pyramid_pool(x: Tensor, sizes: Sizes = (1, 3, 6, 8)) -> Tensor:
         tensor([[[4., 5., 6., 7.]]])
     """
     _checks.logit_map("x", x)
-    rows, columns = grids(sizes)
+    rows, columns = _grids(sizes)
     out = _registry.call(torch.ops.segops.pyramid_pool, _checks.widened(x), rows, columns)
     return _checks.narrowed(out, x)
 
 
-def grids(sizes: Sizes) -> tuple[list[int], list[int]]:
+def _grids(sizes: Sizes) -> tuple[list[int], list[int]]:
     """The rows and the columns of each level."""
     if not isinstance(sizes, Sequence) or isinstance(sizes, str):
         raise TypeError(f"sizes: expected a sequence of integers or pairs, got {type(sizes).__name__}")

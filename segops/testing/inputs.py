@@ -13,10 +13,13 @@ from ..reference.nonlocal_attention import nonlocal_attention
 
 
 def randn(g: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:
+    """Standard normal numbers, in float64."""
     return scale * torch.randn(*shape, generator=g, dtype=torch.float64)
 
 
 def filtered(batch: int, channels: int, dim: int, points: int, shared: bool, *rest: Any) -> Callable:
+    """Values and features of a Gaussian filter."""
+
     def make(g: torch.Generator) -> tuple:
         return (randn(g, batch, channels, points), randn(g, 1 if shared else batch, dim, points, scale=1.5), *rest)
 
@@ -24,6 +27,8 @@ def filtered(batch: int, channels: int, dim: int, points: int, shared: bool, *re
 
 
 def mean_field(batch: int, labels: int, points: int, matrix: bool, *options: Any) -> Callable:
+    """Logits, features of position and colour, and a compatibility."""
+
     def make(g: torch.Generator) -> tuple:
         features = [randn(g, 1, 2, points, scale=2.0), randn(g, batch, 3, points, scale=1.5)]
         shape = (2, labels, labels) if matrix else (2, labels)
@@ -33,6 +38,7 @@ def mean_field(batch: int, labels: int, points: int, matrix: bool, *options: Any
 
 
 def mean_field_backward(*args: Any) -> Callable:
+    """A gradient before what the forward takes."""
     forward = mean_field(*args)
 
     def make(g: torch.Generator) -> tuple:
@@ -43,6 +49,8 @@ def mean_field_backward(*args: Any) -> Callable:
 
 
 def picture(batch: int, channels: int, height: int, width: int, dtype: torch.dtype) -> Callable:
+    """An image and the widths of its features."""
+
     def make(g: torch.Generator) -> tuple:
         image = torch.randint(0, 256, (batch, channels, height, width), generator=g).to(dtype)
         return image, [3.0, 2.5], [13.0 + c for c in range(channels)]
@@ -57,6 +65,8 @@ def label_map(g: torch.Generator, classes: int, *shape: int) -> Tensor:
 
 
 def softmax_loss(batch: int, channels: int, points: int, weighted: bool, *options: Any) -> Callable:
+    """Logits and labels, and weights of the classes."""
+
     def make(g: torch.Generator) -> tuple:
         weight = torch.linspace(0.5, 2, channels, dtype=torch.float64) if weighted else None
         logits = randn(g, batch, channels, points, scale=2.0)
@@ -66,6 +76,8 @@ def softmax_loss(batch: int, channels: int, points: int, weighted: bool, *option
 
 
 def em(batch: int, channels: int, pixels: int, bases: int, shared: bool, *options: Any) -> Callable:
+    """Pixels and bases."""
+
     def make(g: torch.Generator) -> tuple:
         mu = randn(g, 1 if shared else batch, channels, bases)
         return randn(g, batch, channels, pixels), mu / mu.norm(dim=1, keepdim=True), *options
@@ -74,6 +86,7 @@ def em(batch: int, channels: int, pixels: int, bases: int, shared: bool, *option
 
 
 def hinge_loss(batch: int, points: int, per_image: bool) -> Callable:
+    """Logits and labels of two classes."""
     return lambda g: (randn(g, batch, points), label_map(g, 2, batch, points), per_image, 255)
 
 
@@ -93,6 +106,7 @@ def point_sets(batch: int, points: int, *maps: tuple[int, int, int], mode: str, 
 
 
 def em_backward(batch: int, channels: int, pixels: int, bases: int, shared: bool, eps_mode: str) -> Callable:
+    """What a forward pass keeps, near enough: unit bases, norms above 0."""
     forward = em(batch, channels, pixels, bases, shared)
 
     def make(g: torch.Generator) -> tuple:
@@ -105,6 +119,8 @@ def em_backward(batch: int, channels: int, pixels: int, bases: int, shared: bool
 
 
 def criss_cross(batch: int, dims: int, channels: int, height: int, width: int, backward: bool = False) -> Callable:
+    """Queries, keys and values of one map, with gradient and result before or behind them."""
+
     def make(g: torch.Generator) -> tuple:
         small, large = (batch, dims, height, width), (batch, channels, height, width)
         shapes = (large, small, small, large, large) if backward else (small, small, large)
@@ -114,6 +130,7 @@ def criss_cross(batch: int, dims: int, channels: int, height: int, width: int, b
 
 
 def attended(batch: int, dims: int, channels: int, queries: int, keys: int, scale: float) -> Callable:
+    """Queries, and keys with values."""
     return lambda g: (
         randn(g, batch, dims, queries),
         randn(g, batch, dims, keys),
@@ -137,6 +154,7 @@ def attended_backward(*sizes: Any) -> Callable:
 def interlaced(
     batch: int, dims: int, channels: int, size: tuple[int, int], *options: Any, backward: bool = False
 ) -> Callable:
+    """Queries, keys and values of one map, and the groups."""
     crossed = criss_cross(batch, dims, channels, *size)
 
     def make(g: torch.Generator) -> tuple:
@@ -147,6 +165,8 @@ def interlaced(
 
 
 def concatenation(batch: int, channels: int, queries: int, keys: int, backward: bool = False) -> Callable:
+    """Scores of queries and of keys, and values."""
+
     def make(g: torch.Generator) -> tuple:
         inputs = randn(g, batch, queries), randn(g, batch, keys), randn(g, batch, channels, keys)
         return (randn(g, batch, channels, queries), *inputs) if backward else inputs
@@ -155,15 +175,19 @@ def concatenation(batch: int, channels: int, queries: int, keys: int, backward: 
 
 
 def pyramid(batch: int, channels: int, height: int, width: int, rows: list, columns: list) -> Callable:
+    """A map and the grids of its levels."""
     return lambda g: (randn(g, batch, channels, height, width), rows, columns)
 
 
 def pyramid_backward(batch: int, channels: int, height: int, width: int, rows: list, columns: list) -> Callable:
+    """A gradient of all levels' bins."""
     bins = sum(r * c for r, c in zip(rows, columns, strict=True))
     return lambda g: (randn(g, batch, channels, bins), height, width, rows, columns)
 
 
 def encoding(batch: int, channels: int, pixels: int, codes: int, grad: bool = False) -> Callable:
+    """Pixels, codewords and their scales."""
+
     def make(g: torch.Generator) -> tuple:
         scale = -0.5 * torch.rand(codes, generator=g, dtype=torch.float64) / channels**0.5
         inputs = randn(g, batch, channels, pixels), randn(g, codes, channels, scale=0.7), scale
@@ -186,6 +210,8 @@ def psa(mode: str, batch: int, channels: int, height: int, width: int, mask: tup
 def depthwise(
     batch: int, channels: int, size: tuple[int, int], kernel: tuple[int, int], dilation: tuple[int, int], shared: bool
 ) -> Callable:
+    """A map and kernels, of each image or shared."""
+
     def make(g: torch.Generator) -> tuple:
         return randn(g, batch, channels, *size), randn(g, 1 if shared else batch, channels, *kernel), *dilation
 
@@ -193,6 +219,7 @@ def depthwise(
 
 
 def psa_backward(*args: Any) -> Callable:
+    """With the statistics of a softmax: some sum above 0."""
     forward = psa(*args)
 
     def make(g: torch.Generator) -> tuple:
@@ -207,6 +234,8 @@ def psa_backward(*args: Any) -> Callable:
 def depthwise_backward(
     batch: int, channels: int, size: tuple[int, int], kernel: tuple[int, int], dilation: tuple[int, int], shared: bool
 ) -> Callable:
+    """A gradient, a map, and the form of the kernels."""
+
     def make(g: torch.Generator) -> tuple:
         maps = randn(g, 2, batch, channels, *size).unbind()
         return *maps, 1 if shared else batch, *kernel, *dilation
@@ -215,6 +244,7 @@ def depthwise_backward(
 
 
 def psa_mask(mode: str, batch: int, height: int, width: int, mask: tuple, backward: bool = False) -> Callable:
+    """Masks, or the gradient of their matrix."""
     planes = height * width if backward else mask[0] * mask[1]
     return lambda g: (randn(g, batch, planes, height, width), mode, *mask)
 
@@ -222,6 +252,8 @@ def psa_mask(mode: str, batch: int, height: int, width: int, mask: tuple, backwa
 def window(
     batch: int, channels: int, depth: int, size: tuple[int, int], window: tuple[int, int], backward: bool = False
 ) -> Callable:
+    """Values, colours and the tables of a window, with a gradient before them."""
+
     def make(g: torch.Generator) -> tuple:
         values, grad = randn(g, 2, batch, channels, *size).unbind()
         colors, (spatial, bilateral) = randn(g, batch, depth, *size, scale=0.7), randn(g, 2, *window).unbind()
@@ -260,10 +292,13 @@ def coarse_numbers(g: torch.Generator, *shape: int) -> Tensor:
 
 
 def uncertain(batch: int, channels: int, height: int, width: int, k: int) -> Callable:
+    """Logits without ties, and how many to take."""
     return lambda g: (coarse_numbers(g, batch, channels, height, width), k)
 
 
 def candidates(batch: int, channels: int, height: int, width: int, drawn: int, others: int, k: int) -> Callable:
+    """Logits and points of which the most uncertain are taken."""
+
     def points(g: torch.Generator, count: int) -> Tensor:  # some outside, and exact like the logits
         return (torch.rand(batch, count, 2, generator=g, dtype=torch.float64) * 72 - 4).round() / 64
 

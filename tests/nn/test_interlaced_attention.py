@@ -94,7 +94,7 @@ def test_moves_and_converts():
         ({"channels": 8.0}, TypeError, "channels: expected an integer, got float"),
         ({"channels": 0}, ValueError, "channels: expected at least 1, got 0"),
         ({"channels": 8, "key_channels": 0}, ValueError, "key_channels: expected at least 1, got 0"),
-        ({"channels": 8, "down_factor": 0}, ValueError, "down_factor: expected at least 1, got 0"),
+        ({"channels": 8, "down_factor": 0}, ValueError, "down_factor: expected integers >= 1, got 0"),
         ({"channels": 8, "dropout": 1.5}, ValueError, "dropout: expected a number from 0 to 1, got 1.5"),
     ],
 )

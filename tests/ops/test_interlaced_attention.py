@@ -205,8 +205,8 @@ def test_bad_tensors(query, key, value, error, message):
     ("options", "error", "message"),
     [
         ({"relation": "long"}, ValueError, "relation: expected one of 'global', 'local', got 'long'"),
-        ({"down_factor": 0}, ValueError, "down_factor: expected at least 1, got 0"),
-        ({"down_factor": (8, -1)}, ValueError, r"down_factor: expected at least 1, got \(8, -1\)"),
+        ({"down_factor": 0}, ValueError, "down_factor: expected integers >= 1, got 0"),
+        ({"down_factor": (8, -1)}, ValueError, r"down_factor: expected integers >= 1, got \(8, -1\)"),
         ({"down_factor": (8, 8, 8)}, ValueError, "down_factor: expected one integer or two, got 3"),
         ({"down_factor": 8.0}, TypeError, "down_factor: expected an integer, got float"),
         ({"down_factor": "8"}, TypeError, "down_factor: expected an integer, got str"),

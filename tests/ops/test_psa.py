@@ -1,4 +1,4 @@
-"""psa_collect, psa_distribute and psa_mask: golden values, transposes, windows by brute force, bad input."""
+"""psa_collect and psa_distribute: golden values, transposes, windows by brute force, bad input."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import segops
 from segops.reference import psa as reference
+from segops.reference.psa_mask import psa_mask
 
 GOLDEN = {k: torch.from_numpy(v) for k, v in golden_crf.load("psa").items()}
 CASES = ("oc", "half", "small", "mixed", "over", "row", "one")
@@ -25,16 +26,6 @@ def close(actual: torch.Tensor, expected: torch.Tensor, eps: float = 2e-6) -> bo
 
 def mask_size(case: str) -> tuple[int, ...]:
     return tuple(GOLDEN[f"{case}_mask_hw"].tolist())
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("case", CASES)
-def test_golden_mask(case, mode):
-    masks = GOLDEN[f"{case}_mask"].requires_grad_()
-    out = segops.psa_mask(masks, mode, mask_size(case))
-    (grad,) = torch.autograd.grad(out, masks, GOLDEN[f"{case}_gbuf"])
-    assert torch.equal(out, GOLDEN[f"{case}_{mode}_buf"])
-    assert torch.equal(grad, GOLDEN[f"{case}_{mode}_dmask"])
 
 
 @pytest.mark.parametrize("softmax", [False, True])
@@ -81,29 +72,7 @@ def test_any_sizes_agree_with_the_definition(mode, channels, height, width, mask
     actual = torch.autograd.grad(out, (value, masks), direction)
     wanted = torch.autograd.grad(expected, (value, masks), direction)
     torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-11)
-    torch.testing.assert_close(
-        segops.psa_mask(masks, mode, (rows, columns)), reference.psa_mask(masks, mode, rows, columns), rtol=0, atol=0
-    )
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_loops_over_every_pair(mode):
-    """The index rule in the words of the paper: a position's mask is centred on it."""
-    height, width, rows, columns = 4, 5, 3, 5
-    masks = torch.randn(1, rows * columns, height, width)
-    expected = torch.zeros(1, height * width, height, width)
-    for y in range(height):
-        for x in range(width):
-            for i in range(rows):
-                for j in range(columns):
-                    other_y, other_x = y + i - rows // 2, x + j - columns // 2
-                    if 0 <= other_y < height and 0 <= other_x < width:
-                        entry = masks[0, i * columns + j, y, x]
-                        if mode == "collect":
-                            expected[0, other_y * width + other_x, y, x] = entry
-                        else:
-                            expected[0, y * width + x, other_y, other_x] = entry
-    assert torch.equal(segops.psa_mask(masks, mode, (rows, columns)), expected)
+    assert torch.equal(segops.psa_mask(masks, mode, (rows, columns)), psa_mask(masks, mode, rows, columns))
 
 
 @pytest.mark.parametrize("size", [None, (3, 7)])
@@ -163,7 +132,6 @@ def test_half_precision_is_computed_in_float32():
         out = function(value, masks)
         assert out.dtype == torch.bfloat16
         assert torch.equal(out, function(value.float(), masks.float()).bfloat16())
-    assert segops.psa_mask(masks, "collect").dtype == torch.bfloat16
 
 
 def test_any_layout_and_no_image():
@@ -173,7 +141,6 @@ def test_any_layout_and_no_image():
         out = function(value.contiguous(memory_format=last), masks.contiguous(memory_format=last), (3, 5))
         assert out.is_contiguous() and torch.equal(out, function(value, masks, (3, 5)))
         assert function(value[:0], masks[:0], (3, 5)).shape == (0, 3, 5, 6)
-    assert segops.psa_mask(masks[:0], "collect", (3, 5)).shape == (0, 30, 5, 6)
 
 
 def test_results_do_not_depend_on_the_number_of_threads():
@@ -223,8 +190,8 @@ X, A = torch.rand(2, 4, 5, 6), torch.rand(2, 15, 5, 6)
             r"attention: expected 3 \* 3 = 9 channels for mask_size, got shape \(2, 15, 5, 6\)",
         ),
         ((X, A, (2, 5)), {}, ValueError, r"mask_size: expected odd numbers, got \(2, 5\)"),
-        ((X, A, (-3, 5)), {}, ValueError, "mask_size: expected an integer >= 0, got -3"),
-        ((X, A, (3, 5, 1)), {}, ValueError, "mask_size: expected one number or two, got 3"),
+        ((X, A, (-3, 5)), {}, ValueError, "mask_size: expected integers >= 0, got"),
+        ((X, A, (3, 5, 1)), {}, ValueError, "mask_size: expected one integer or two, got 3"),
         ((X, A, 3.0), {}, TypeError, "mask_size: expected an integer, got float"),
         ((X, A), {"compact": True}, ValueError, r"attention: expected 5 \* 6 = 30 channels in compact form, got shape"),
         ((X, A, 3), {"compact": True}, ValueError, "mask_size: expected None with compact attention, got 3"),
@@ -233,21 +200,3 @@ X, A = torch.rand(2, 4, 5, 6), torch.rand(2, 15, 5, 6)
 def test_bad_arguments(function, args, options, error, message):
     with pytest.raises(error, match=message):
         function(*args, **options)
-
-
-@pytest.mark.parametrize(
-    ("args", "error", "message"),
-    [
-        ((A, "both", (3, 5)), ValueError, "mode: expected one of 'collect', 'distribute', got 'both'"),
-        (
-            (A, "collect", 3),
-            ValueError,
-            r"input: expected 3 \* 3 = 9 channels for mask_size, got shape \(2, 15, 5, 6\)",
-        ),
-        ((A.bool(), "collect", 3), TypeError, "input: expected float64, .* got torch.bool"),
-        ((A[0], "collect", 3), ValueError, r"input: expected 4 dimensions \(N, C, H, W\), got shape \(15, 5, 6\)"),
-    ],
-)
-def test_bad_arguments_of_the_mask(args, error, message):
-    with pytest.raises(error, match=message):
-        segops.psa_mask(*args)
