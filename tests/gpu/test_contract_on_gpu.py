@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 import torch.utils._pytree as pytree
+from contract import FIRST, expected, gradients, op, results
 
 import segops
 from segops import _backends
 from segops._registry import OPERATORS, load_all
-from segops.testing import CASES, Case, assert_as_good_as, assert_gradients_match, poisoned_memory
+from segops.testing import CASES, assert_as_good_as, assert_gradients_match, poisoned_memory
 
 load_all()
 pytestmark = pytest.mark.gpu
 
-FIRST = list({c.op: c for c in reversed(CASES)}.values())
 BACKENDS = {"triton": (torch.float32, torch.float64), "cuda": (torch.float32,)}  # and what each computes in
 ROWS = [
     pytest.param(case, backend, dtype, id=f"{case}-{backend}-{dtype}")
@@ -32,30 +30,8 @@ WITH_GRADIENT = [
 ROW = ("case", "backend", "dtype")
 
 
-def op(case: Case):
-    return getattr(torch.ops.segops, case.op)
-
-
-def results(out) -> tuple:
-    return out if isinstance(out, tuple) else (out,)
-
-
 def in_float64(x):
     return x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
-
-
-@functools.cache
-def expected(case: Case, dtype: torch.dtype) -> tuple:
-    return results(OPERATORS[case.op].reference(*case.args(dtype)))
-
-
-def gradients(case: Case, function, dtype: torch.dtype, device: str) -> list[torch.Tensor]:
-    args = case.args(dtype, device)
-    inputs = [x.requires_grad_() for x in pytree.tree_leaves([args[i] for i in case.gradients])]
-    outs = [out for out in results(function(*args)) if out.requires_grad]
-    g = torch.Generator().manual_seed(1)
-    directions = [torch.randn(out.shape, generator=g, dtype=torch.float64).to(out) for out in outs]
-    return [x.cpu() for x in torch.autograd.grad(outs, inputs, directions)]
 
 
 @pytest.mark.parametrize(ROW, ROWS)
@@ -70,12 +46,12 @@ def test_agrees_with_the_float64_reference(case, backend, dtype):
 
 @pytest.mark.parametrize(ROW, WITH_GRADIENT)
 def test_gradients_agree_with_the_float64_reference(case, backend, dtype):
-    oracle = gradients(case, OPERATORS[case.op].reference, torch.float64, "cpu")
+    oracle = gradients(case, case.args(torch.float64), OPERATORS[case.op].reference)
     with segops.backend(backend):
-        actual = gradients(case, op(case), dtype, "cuda")
+        actual = gradients(case, case.args(dtype, "cuda"))
     for i, (a, b) in enumerate(zip(actual, oracle, strict=True)):
         assert a.dtype == dtype
-        assert_gradients_match(a, b, 1e-10 if dtype == torch.float64 else 2e-5, f"{case} gradient {i}")
+        assert_gradients_match(a.cpu(), b, 1e-10 if dtype == torch.float64 else 2e-5, f"{case} gradient {i}")
 
 
 @pytest.mark.parametrize(ROW, ROWS)

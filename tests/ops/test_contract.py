@@ -9,43 +9,15 @@ from functools import partial
 import pytest
 import torch
 import torch.utils._pytree as pytree
+from contract import FIRST, expected, gradients, op, results, with_gradients
 
 import segops
 from segops import _backends
 from segops._registry import OPERATORS
 from segops.testing import CASES, Case, assert_as_good_as, assert_gradients_match, poisoned_memory
 
-segops.ops  # noqa: B018  registers the operators
-
 WITH_GRADIENT = [c for c in CASES if c.gradients]
-# One ordinary case of each operator, for the promises that do not depend on the numbers.
-FIRST = list({c.op: c for c in reversed(CASES)}.values())
 GRADCHECK = [c for c in WITH_GRADIENT if c.name not in ("colour", "wide", "matrix", "none")]  # small enough
-
-
-def op(case: Case):
-    return getattr(torch.ops.segops, case.op)
-
-
-def results(out) -> tuple:
-    return out if isinstance(out, tuple) else (out,)
-
-
-def with_gradients(case: Case, args: tuple) -> tuple[tuple, list[torch.Tensor]]:
-    inputs = pytree.tree_leaves([args[i] for i in case.gradients])  # an argument may be a list of tensors
-    return args, [x.requires_grad_() for x in inputs]
-
-
-def gradients(case: Case, args: tuple, function=None) -> tuple[torch.Tensor, ...]:
-    args, inputs = with_gradients(case, args)
-    outs = [out for out in results((function or op(case))(*args)) if out.requires_grad]
-    g = torch.Generator().manual_seed(1)
-    directions = [torch.randn(out.shape, generator=g, dtype=torch.float64).to(out) for out in outs]
-    return torch.autograd.grad(outs, inputs, directions)
-
-
-def expected(case: Case, dtype: torch.dtype) -> tuple:
-    return results(OPERATORS[case.op].reference(*case.args(dtype)))
 
 
 def backends() -> list[str]:
@@ -53,14 +25,14 @@ def backends() -> list[str]:
     return [b for b in ("cpu", "triton") if importlib.util.find_spec("triton") or b != "triton"]
 
 
-def rows(cases: list[Case], gradients: bool = False) -> list:
+def rows(cases: list[Case], of_gradients: bool = False) -> list:
     """Cases by backend and dtype. Triton's interpreter is slow, in float64 most of all, where tiles are small: there one
     case of each operator has to do, and one has its gradients taken, whose operators are cases of their own."""
 
     def worth_it(case: Case, backend: str, dtype: torch.dtype) -> bool:
         if backend == "cpu":
             return True
-        if gradients:
+        if of_gradients:
             return case in FIRST and dtype == torch.float32
         return case in FIRST or dtype == torch.float32
 
@@ -89,7 +61,7 @@ def test_agrees_with_the_float64_reference(case, backend, dtype):
         assert_as_good_as(a, eager, oracle, f"{case}[{i}]")
 
 
-@pytest.mark.parametrize(("case", "backend", "dtype"), rows(WITH_GRADIENT, gradients=True))
+@pytest.mark.parametrize(("case", "backend", "dtype"), rows(WITH_GRADIENT, of_gradients=True))
 def test_gradients_agree_with_the_float64_reference(case, backend, dtype):
     oracle = gradients(case, case.args(torch.float64), OPERATORS[case.op].reference)
     with segops.backend(backend):
