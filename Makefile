@@ -119,7 +119,7 @@ $(TORCH_STAMP): .venv/.stamp-venv
 # pip installs the Python part (SEGOPS_BUILD=0): it would hide the progress of a compilation and start from nothing
 # each time. setup.py compiles here, and again only what has changed.
 $(NATIVE_STAMP): .venv/.stamp-deps setup.py $(NATIVE_SOURCES)
-	$(SAY) "Compiling the native libraries (three to six minutes on two cores; log: build/native.log)"
+	$(SAY) "Compiling the native libraries (four to eight minutes on two cores; log: build/native.log)"
 	@mkdir -p build && rm -f .venv/.stamp-native-* segops/*.so
 	@$(PY) setup.py build_ext --inplace 2>&1 | tee build/native.log \
 	    | awk 'match($$0, /csrc\/[a-z_]+\/[a-z_0-9]+\.(cpp|cu)/) && /^\[[0-9]/ \
