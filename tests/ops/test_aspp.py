@@ -97,6 +97,22 @@ def test_half_precision_is_summed_in_float32():
     assert torch.equal(out, wide.bfloat16())
 
 
+def test_what_is_not_a_number_spreads_as_far_as_a_tap_reaches():
+    x, weights, biases = inputs(4, [3, 3, 2], dtype=torch.float32)
+    x = x.detach().clone()
+    x[1, 2, 4, 5] = torch.nan
+    for out, wanted in zip(segops.aspp(x, weights, biases, RATES), plain(x, weights, biases, RATES), strict=True):
+        assert torch.equal(out.isnan(), wanted.isnan())
+
+
+def test_branches_that_are_no_list():
+    x, weights, _ = inputs(4, [3])
+    with pytest.raises(TypeError, match="biases: expected a list, one for each branch, got int"):
+        segops.aspp(x, weights, 5, [1])
+    with pytest.raises(TypeError, match="rates: expected a list, one for each branch, got int"):
+        segops.aspp(x, weights, None, 1)
+
+
 X, W = torch.rand(2, 4, 5, 6), torch.rand(6, 4, 3, 3)
 
 

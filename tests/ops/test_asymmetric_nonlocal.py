@@ -65,6 +65,17 @@ def test_half_precision_and_no_image():
 X = torch.rand(2, 3, 5, 6)
 
 
+def test_what_is_not_a_number():
+    """A key is in the mean of all; a value's channel and a query's pixel are their own."""
+    query, key, value = torch.randn(3, 1, 4, 9, 8)
+    bad = [x.clone() for x in (query, key, value)]
+    for x in bad:
+        x[0, 1, 3, 5] = torch.nan
+    assert segops.asymmetric_nonlocal(query, bad[1], value).isnan().all()
+    assert segops.asymmetric_nonlocal(query, key, bad[2])[0].flatten(1).isnan().all(1).tolist() == [0, 1, 0, 0]
+    assert segops.asymmetric_nonlocal(bad[0], key, value)[0].isnan().all(0).nonzero().tolist() == [[3, 5]]
+
+
 @pytest.mark.parametrize(
     ("args", "options", "error", "message"),
     [
