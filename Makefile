@@ -11,7 +11,7 @@
 #   PYTHON=python3.12       the Python that .venv is made from
 #   TORCH=torch==2.13.0     the torch to install (default: the newest)
 #   SEGOPS_BUILD=auto       what to compile: auto, 0 (nothing), cpu, cuda; see setup.py
-#   MAX_JOBS=2              compilers that run at the same time
+#   MAX_JOBS=2              compilers, or processes of tests, that run at the same time
 #   ARGS="-k crf"           passed on to the demo, to pytest or to the benchmarks
 
 PYTHON ?= python3
@@ -46,7 +46,7 @@ demo: $(NATIVE_STAMP)
 
 test: $(NATIVE_STAMP) .venv/.stamp-dev
 	$(SAY) "Running the tests and the examples of the docstrings"
-	@$(PY) -m pytest --benchmark-disable $(ARGS)
+	@OMP_WAIT_POLICY=passive $(PY) -m pytest --benchmark-disable -n $(MAX_JOBS) $(ARGS)
 	$(SAY) "Tests and examples pass."
 
 test-gpu: $(NATIVE_STAMP) .venv/.stamp-dev
