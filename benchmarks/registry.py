@@ -6,11 +6,13 @@ point_sample and point_scatter in rows_points; topk_uncertain_grid, subdivide an
 criss_cross_attention in rows_criss_cross; em_attention and encoding in rows_em; nonlocal_attention in rows_nonlocal;
 nonlocal_concatenation in rows_concatenation; atrous_conv2d and aspp in rows_atrous; conv_crf in rows_conv_crf;
 dynamic_depthwise_conv2d in rows_depthwise; interlaced_attention in rows_interlaced; psa_collect, psa_distribute
-and psa_mask in rows_psa; pyramid_pool and asymmetric_nonlocal in rows_pyramid.
+and psa_mask in rows_psa; pyramid_pool and asymmetric_nonlocal in rows_pyramid; accelerate, of whole models, in
+rows_accelerate.
 """
 
 from __future__ import annotations
 
+import rows_accelerate
 import rows_atrous
 import rows_concatenation
 import rows_conv_crf
@@ -30,6 +32,7 @@ from bench_types import Inputs, Provider, Workload, error, tensors
 __all__ = ["PROVIDERS", "WORKLOADS", "Inputs", "Provider", "Workload", "error", "tensors"]
 
 FAMILIES = (
+    rows_accelerate,
     rows_atrous,
     rows_concatenation,
     rows_conv_crf,
