@@ -144,10 +144,10 @@ def eager_features(inputs: Inputs) -> Callable[[], Tensor]:
 PEER = "pydensecrf.densecrf"
 PROVIDERS = (
     Provider("segops", "dense_crf", segops_crf),
-    Provider("pydensecrf2", "dense_crf", numpy_crf(PEER), needs="pydensecrf", single=True),
-    Provider("segops_numpy", "dense_crf", numpy_crf("segops.compat.pydensecrf.densecrf"), needs="segops._host"),
+    Provider("pydensecrf2", "dense_crf", numpy_crf(PEER), needs="pydensecrf", single=True, cpu_only=True),
+    Provider("segops_numpy", "dense_crf", numpy_crf("segops.compat.pydensecrf.densecrf"), "segops._host", cpu_only=True),
     Provider("segops", "mean_field", segops_crf),
-    Provider("pydensecrf2", "mean_field", numpy_crf(PEER), needs="pydensecrf", single=True),
+    Provider("pydensecrf2", "mean_field", numpy_crf(PEER), needs="pydensecrf", single=True, cpu_only=True),
     Provider(
         "segops",
         "permutohedral_filter",

@@ -1,0 +1,125 @@
+"""The comparison: every row of the plan through the gate, timed, and reported. ``python -m segops bench`` calls it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import machine
+import measure
+import memory
+import plan
+import table
+import torch
+from report import is_ours, listed, peer_of
+from rich.console import Console
+
+METHOD = {
+    "cpu": "Each provider is held against float64 first; wrong ones get no figure. Then calls in a row for a second, "
+    "one at least; a first call of more than 4 seconds is the only one. Median, interquartile range. Memory: the "
+    "second call in a process of its own, above its inputs, results included; of segops, the fastest peer, and whoever "
+    "takes less than a second.",
+    "cuda": "Each provider is held against float64 first; wrong ones get no figure. Then time between two events of "
+    "the device around each call, on copies of the inputs in turn that are together larger than the second cache, "
+    "without waiting for the host between calls. Median, interquartile range. Memory by torch's allocator, above the "
+    "inputs, results included.",
+}
+EFFORT = {"full": measure.Effort(0.6, 4.0), "quick": measure.Effort(0.2, 1.5), "gpu": measure.Effort(0.2, 2.0)}
+MINUTES = {"full": 15.0, "quick": 3.0}
+SECONDS_FOR_MEMORY = 1.0
+
+
+def device_of(name: str | None) -> str:
+    """cpu, cuda, or what there is."""
+    if name not in (None, "cpu", "cuda"):
+        raise ValueError(f"--device: expected cpu or cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no CUDA device")
+    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def ops_of(op: str | None) -> list[str]:
+    """The operators that are asked for: all, or names with commas between them."""
+    known = plan.operators()
+    wanted = [name.strip() for name in op.split(",")] if op else known
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"--op: there is no benchmark of {name!r}; there are {', '.join(sorted(known))}")
+    return wanted
+
+
+def measured(rows: list[plan.Row], effort: measure.Effort, deadline: float, unmeasured: list[str]) -> Iterator[dict]:
+    """Rows of one workload, with memory; those whose turn comes too late are only named."""
+    done = []
+    for row in rows:
+        if time.monotonic() > deadline:
+            unmeasured.append(str(row))
+            continue
+        done.append(measure.measure(row, effort))
+    for row, facts in zip(rows, done):
+        wanted = is_ours(facts) or facts.get("median_ms", 0) < 1e3 * SECONDS_FOR_MEMORY or facts is peer_of(facts, done)
+        if row.device == "cpu" and facts["status"] == "ok" and wanted and time.monotonic() < deadline:
+            peak = memory.peak_on_cpu(str(row.workload), row.provider.name, row.threads)
+            facts["peak_mib"] = None if peak is None else peak / memory.MIB
+        yield facts
+
+
+def ceilings(rows: list[dict], device: str) -> list[dict[str, Any]]:
+    """Copy bandwidth and matrix rates that floors were computed with."""
+    found = []
+    for threads in sorted({r["threads"] for r in rows}):
+        with measure.threads(threads):
+            kinds = {r["rate"] for r in rows if r["threads"] == threads and "rate" in r}
+            found.append(
+                {
+                    "threads": threads,
+                    "copy_gb_s": machine.copy_bandwidth(device, threads) / 1e9,
+                    "matrix_gflop_s": {k: machine.matrix_rate(device, threads, k) / 1e9 for k in sorted(kinds)},
+                }
+            )
+    return found
+
+
+def bench(
+    op: str | None = None,
+    device: str | None = None,
+    quick: bool = False,
+    threads: int | None = None,
+    minutes: float | None = None,
+    ours: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Measure and print; ``ours`` leaves the peers out. Returns what goes into the JSON."""
+    ops, device = ops_of(op), device_of(device)
+    rows = plan.rows(device, threads, ops, quick, sweeps=not ours)
+    rows = [r for r in rows if not ours or r.provider.name.startswith("segops")]
+    kind = "quick" if quick else "full"
+    effort = EFFORT["gpu" if device == "cuda" else kind]
+    deadline = time.monotonic() + 60 * (minutes or MINUTES[kind])
+    result: dict[str, Any] = {**machine.facts(device), "method": METHOD[device], "effort": vars(effort), "rows": []}
+    result |= {"quick": quick, "missing": {} if ours else plan.missing(ops), "unmeasured": []}
+    for name, group in groupby(rows, key=lambda r: (r.workload.op, r.workload.size is not None)):
+        found: list[dict] = []
+        for _, same in groupby(group, key=lambda r: str(r.workload)):
+            found += measured(list(same), effort, deadline, result["unmeasured"])
+        if quick:  # a sweep's smallest stands for its operator
+            found = [{**r, "size": None} for r in found]
+        result["rows"] += found
+        if console and (rows_of := listed(found)):
+            console.print(table.operator(name[0], rows_of))
+    result["ceilings"] = ceilings(result["rows"], device)
+    return result
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":  # run.py FILE OPTIONS: what base.py starts with another revision's segops
+    write(bench(**json.loads(sys.argv[2])), Path(sys.argv[1]))
