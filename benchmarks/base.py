@@ -58,7 +58,7 @@ def measured(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     target = folder.parent / "base.json"
     environment = {**os.environ, "PYTHONPATH": str(folder), "SEGOPS_BENCH_BASE": "1"}
     command = [sys.executable, str(HERE / "run.py"), str(target), json.dumps({**options, "ours": True})]
-    done = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = subprocess.run(command, env=environment, text=True, capture_output=True)
     if done.returncode != 0:
         raise ValueError("--base: it could not be measured:\n" + "\n".join(done.stderr.splitlines()[-20:]))
     return json.loads(target.read_text())

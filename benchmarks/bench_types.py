@@ -26,7 +26,8 @@ class Workload:
     ``oracle`` gives the answer in float64, ``bytes_moved`` what has to cross the memory bus at the least,
     ``operations`` the multiplications and additions of matrix products that nobody can save (in the dtype of the first
     floating tensor, or in TF32 where ``tf32`` says that torch's defaults allow it), and ``comparable`` what of a result
-    is held against the oracle, where that is not the result itself. ``size`` is the place in a sweep, in pixels.
+    is held against the oracle, where that is not the result itself. ``size``, in pixels, is the place in a plot of
+    growth.
     """
 
     op: str
@@ -49,9 +50,9 @@ class Provider:
     """Someone who computes an operator.
 
     ``prepare(inputs)`` does what is not timed and returns the call that is. Providers whose name does not begin with
-    segops are peers: ratios refer to the fastest correct one. ``needs`` is the module it takes; ``single`` says that it has one
-    thread, ``cpu_only`` that it takes no CUDA tensors; ``tolerance`` is the mean absolute difference from float64,
-    relative to the mean.
+    segops are peers: ratios refer to the fastest correct one. ``needs`` is the module it takes; ``single`` says that
+    it has one thread, ``cpu_only`` that it takes no CUDA tensors; ``tolerance`` is the mean absolute difference from
+    float64, relative to the mean.
     """
 
     name: str

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import plan
 from report import peer_of, ratio, times
 
 
 def pytest_collection_modifyitems(config, items):
-    """A run that measures nothing shows that the rows work: of each operator segops on its first workload."""
+    """A run that measures nothing shows that the rows work: of each operator segops on the workload of --quick."""
     if not config.getoption("benchmark_disable"):
         return
-    kept = {}
+    quick, kept = set(plan.workloads(plan.operators(), quick=True)), {}
     for item in items:
         row = item.callspec.params.get("row") if hasattr(item, "callspec") else None
         if row is None:
             kept[item] = item
-        elif row.name.startswith("segops"):
+        elif row.name.startswith("segops") and row.workload in quick:
             kept.setdefault((row.workload.op, row.name, row.device), item)
     wanted = set(kept.values())
     config.hook.pytest_deselected(items=[item for item in items if item not in wanted])

@@ -21,7 +21,7 @@ import torch
 from bench_types import Inputs, moved
 from machine import copy_bandwidth, matrix_rate
 from plan import Row, preferring
-from registry import Workload, error, tensors
+from registry import SWEEPS, Workload, error, tensors
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -172,7 +172,8 @@ def figures(row: Row, inputs: Inputs, expected: list[Tensor], effort: Effort) ->
 def measure(row: Row, effort: Effort) -> dict[str, Any]:
     """A row of the JSON. What a provider raises is noted, and the next one's turn comes."""
     w = row.workload
-    facts = {"op": w.op, "workload": str(w), "provider": row.name, "threads": row.threads, "size": w.size}
+    facts = {"op": w.op, "workload": str(w), "provider": row.name, "threads": row.threads}
+    facts |= {"size": w.size, "sweep": w in SWEEPS}
     try:
         inputs, expected = inputs_of(w, row.device)
         with threads(row.threads), preferring(row.backend):

@@ -63,7 +63,7 @@ def operators() -> list[str]:
     return list(dict.fromkeys(w.op for w in WORKLOADS))
 
 
-def workloads(ops: Sequence[str], quick: bool, sweeps: bool) -> list[Workload]:
+def workloads(ops: Sequence[str], quick: bool = False, sweeps: bool = True) -> list[Workload]:
     """All of these operators; ``quick`` takes one each, the smallest of a sweep or else the first."""
     if not quick:
         return [w for w in (*WORKLOADS, *(SWEEPS if sweeps else ())) if w.op in ops]

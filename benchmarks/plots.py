@@ -42,7 +42,9 @@ def lines(axes: Axes, rows: list[Row], quantity: str, label: str) -> None:
         points = sorted((r["size"], r[quantity]) for r in rows if r["provider"] == provider and r.get(quantity))
         if points:
             ours = provider.startswith("segops")
-            axes.plot(*zip(*points), marker="o", label=provider, linewidth=2.5 if ours else 1.2, zorder=3 if ours else 2)
+            axes.plot(
+                *zip(*points), marker="o", label=provider, linewidth=2.5 if ours else 1.2, zorder=3 if ours else 2
+            )
     axes.set(xscale="log", yscale="log", xlabel="pixels", ylabel=label)
     axes.grid(True, which="both", alpha=0.25)
     if axes.lines:

@@ -30,5 +30,5 @@ def families() -> list[ModuleType]:
 FAMILIES = families()
 WORKLOADS: tuple[Workload, ...] = tuple(w for family in FAMILIES for w in getattr(family, "WORKLOADS", ()))
 PROVIDERS: tuple[Provider, ...] = tuple(p for family in FAMILIES for p in getattr(family, "PROVIDERS", ()))
-# How cost grows: the same operators at other sizes, drawn rather than listed.
+# How cost grows: operators at other sizes, drawn rather than listed; the smallest are what --quick takes.
 SWEEPS: tuple[Workload, ...] = tuple(w for family in FAMILIES for w in getattr(family, "SWEEPS", ()))

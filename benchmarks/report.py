@@ -63,7 +63,7 @@ def lost(rows: list[Row]) -> list[Row]:
 
 def listed(rows: Iterable[Row]) -> list[Row]:
     """Without those of sweeps, which are drawn."""
-    return [r for r in rows if r.get("size") is None]
+    return [r for r in rows if not r.get("sweep")]
 
 
 def geometric_mean(values: Iterable[float]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,9 @@ import segops
 SIZE, ITERATIONS = 11, 5
 
 
-def photo(blur: int, gradients: bool = False) -> Inputs:
+def photo(blur: int, gradients: bool = False, height: int = 375, width: int = 500) -> Inputs:
     """A photograph of VOC's size with 21 labels, and how far messages pass."""
-    inputs = scene(("coffee",), 375, 500, 21, ITERATIONS)
+    inputs = scene(("coffee",), height, width, 21, ITERATIONS)
     return {"logits": inputs["logits"].requires_grad_(gradients), "image": inputs["image"], "blur": blur}
 
 
@@ -73,7 +74,7 @@ def oracle(inputs: Inputs) -> list[Tensor]:
 
 
 WORKLOADS = (
-    Workload("conv_crf", "500x375_21_labels_blur_4", lambda: photo(4), tensors_once, oracle),
+    Workload("conv_crf", "500x375_21_labels_blur_4", lambda: photo(4), tensors_once, oracle, size=375 * 500),
     Workload("conv_crf", "500x375_21_labels_blur_1", lambda: photo(1), tensors_once, oracle, threads=(2,)),
     Workload(
         "conv_crf",
@@ -83,6 +84,17 @@ WORKLOADS = (
         oracle,
         threads=(2,),
     ),
+)
+SWEEPS = tuple(
+    Workload(
+        "conv_crf",
+        f"{width}x{height}_21_labels_blur_4",
+        partial(photo, 4, False, height, width),
+        tensors_once,
+        oracle,
+        size=height * width,
+    )
+    for height, width in ((94, 125), (188, 250))
 )
 
 PROVIDERS = (

@@ -45,6 +45,12 @@ def bytes_moved(inputs: Inputs) -> int:
     return (3 * attention + 6 * value) if "grad" in inputs else attention + 2 * value
 
 
+def operations(inputs: Inputs) -> float:
+    """The product of values and mask; two of that size backward."""
+    channels, positions = inputs["value"].shape[1], inputs["value"][0, 0].numel()
+    return 2 * channels * positions**2 * (3 if "grad" in inputs else 1)
+
+
 def table(mode: str, height: int, width: int) -> Tensor:
     """The flat index of the entry of each source and receiver (H W, H W)."""
     y, x, position = torch.arange(height), torch.arange(width), torch.arange(height * width).view(height, width)
@@ -182,6 +188,7 @@ WORKLOADS = tuple(
         bytes_moved,
         oracle(mode),
         threads=(2,) if size == 59 else (1, 2),
+        operations=operations,
     )
     for mode in FUNCTIONS
     for size in (30, 59)

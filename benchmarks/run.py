@@ -16,6 +16,7 @@ import memory
 import plan
 import table
 import torch
+from registry import SWEEPS
 from report import is_ours, listed, peer_of
 from rich.console import Console
 
@@ -103,12 +104,12 @@ def bench(
     deadline = time.monotonic() + 60 * (minutes or MINUTES[kind])
     result: dict[str, Any] = {**machine.facts(device), "method": METHOD[device], "effort": vars(effort), "rows": []}
     result |= {"quick": quick, "missing": {} if ours else plan.missing(ops), "unmeasured": []}
-    for name, group in groupby(rows, key=lambda r: (r.workload.op, r.workload.size is not None)):
+    for name, group in groupby(rows, key=lambda r: (r.workload.op, r.workload in SWEEPS)):
         found: list[dict] = []
         for _, same in groupby(group, key=lambda r: str(r.workload)):
             found += measured(list(same), effort, deadline, result["unmeasured"])
         if quick:  # a sweep's smallest stands for its operator
-            found = [{**r, "size": None} for r in found]
+            found = [{**r, "sweep": False} for r in found]
         result["rows"] += found
         if console and (rows_of := listed(found)):
             console.print(table.operator(name[0], rows_of))

@@ -1,6 +1,6 @@
 """pytest-benchmark over the registry: a group for each workload and number of threads, the provider as parameter.
 
-The rows are those of ``python -m segops bench`` without the sweeps, on a CPU and on a CUDA device where there is one. A
+The rows are those of ``python -m segops bench`` on a CPU and on a CUDA device where there is one. A
 provider is checked against float64 before it is timed: a wrong one fails and has no figure.
 """
 
@@ -14,7 +14,7 @@ import torch
 from machine import clock, facts
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-ROWS = [row for device in DEVICES for row in plan.rows(device, sweeps=False)]
+ROWS = [row for device in DEVICES for row in plan.rows(device)]
 
 
 @pytest.mark.benchmark(timer=clock)
