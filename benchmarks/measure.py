@@ -67,7 +67,6 @@ def nbytes(values: Any) -> int:
 def seconds_on_cpu(run: Call, effort: Effort) -> list[float]:
     """Each round's seconds, until the budget is spent."""
     times: list[float] = []
-    gc.collect()
     gc.disable()
     try:
         while len(times) < MOST_ROUNDS["cpu"] and (not times or sum(times) + times[-1] < effort.budget):

@@ -51,17 +51,19 @@ def lines(axes: Axes, rows: list[Row], quantity: str, label: str) -> None:
         axes.legend(fontsize=8)
 
 
-def growth(result: dict[str, Any], folder: Path) -> list[Path]:
-    """Time and memory against size, both axes logarithmic, for each operator that has a sweep."""
-    paths = []
-    for op, rows in by_op(r for r in result["rows"] if r.get("size") and r["status"] == "ok").items():
-        figure = Figure(figsize=(10, 4))
-        time, memory = figure.subplots(1, 2)
+def growth(result: dict[str, Any], folder: Path) -> Path | None:
+    """Time and memory against size, all axes logarithmic, for each operator with three sizes or more."""
+    sized = by_op(r for r in result["rows"] if r.get("size") and r["status"] == "ok")
+    sized = {op: rows for op, rows in sized.items() if len({r["size"] for r in rows}) > 2}
+    if not sized:
+        return None
+    figure = Figure(figsize=(11, 3.6 * len(sized)), layout="constrained")
+    for (op, rows), (time, memory) in zip(sized.items(), figure.subplots(len(sized), 2, squeeze=False)):
         lines(time, rows, "median_ms", "ms")
         lines(memory, rows, "peak_mib", "MiB above the inputs")
-        figure.suptitle(f"{op}, {where(result)}", fontsize=10)
-        paths.append(save(figure, folder / f"growth_{op}.png"))
-    return paths
+        time.set_title(op, fontsize=10)
+    figure.suptitle(where(result), fontsize=10)
+    return save(figure, folder / "growth.png")
 
 
 def roofline(result: dict[str, Any], folder: Path) -> Path | None:
@@ -92,4 +94,4 @@ def roofline(result: dict[str, Any], folder: Path) -> Path | None:
 def draw(result: dict[str, Any], folder: Path) -> list[Path]:
     """All pictures that the result has rows for."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [*filter(None, (speedups(result, folder), roofline(result, folder))), *growth(result, folder)]
+    return [path for plot in (speedups, growth, roofline) if (path := plot(result, folder))]
