@@ -50,7 +50,8 @@ class Provider:
     """Someone who computes an operator.
 
     ``prepare(inputs)`` does what is not timed and returns the call that is. Providers whose name does not begin with
-    segops are peers: ratios refer to the fastest correct one. ``needs`` is the module it takes; ``single`` says that
+    segops are peers: ratios refer to the fastest correct one; one that begins with compiled calls torch.compile, whose
+    first call takes seconds. ``needs`` is the module it takes; ``single`` says that
     it has one thread, ``cpu_only`` that it takes no CUDA tensors; ``tolerance`` is the mean absolute difference from
     float64, relative to the mean.
     """
@@ -62,6 +63,10 @@ class Provider:
     single: bool = False
     tolerance: float = field(default=1e-3)
     cpu_only: bool = False
+
+    @property
+    def compiles(self) -> bool:
+        return self.name.startswith("compiled")
 
     def missing(self) -> bool:
         """Whether the module is not installed; looked up without importing it where it lies in no package."""

@@ -32,11 +32,11 @@ MOST_COPIES = 32
 
 @dataclass(frozen=True)
 class Effort:
-    """Seconds of rounds for each row, of which there is one at the least; a gate's call that took ``enough`` is the
-    only round."""
+    """Seconds of rounds for each row, of which there is one at the least. A gate's call that took ``enough`` is itself
+    the only round, on a CPU and of a provider that does not compile."""
 
     budget: float = 1.0
-    enough: float = 4.0
+    enough: float = 8.0
 
 
 @contextmanager
@@ -111,9 +111,11 @@ def seconds_on_cuda(calls: list[Call], effort: Effort) -> list[float]:
     return rounds(min(MOST_ROUNDS["cuda"], max(3, int(effort.budget / max(once, 1e-6)))))
 
 
-def seconds(row: Row, inputs: Inputs, run: Call, effort: Effort) -> list[float]:
+def seconds(row: Row, inputs: Inputs, run: Call, first: float, effort: Effort) -> list[float]:
     if row.device == "cuda":
         return seconds_on_cuda(rotation(row, inputs), effort)
+    if first > effort.enough and not row.provider.compiles:
+        return [first]
     return seconds_on_cpu(run, effort)
 
 
@@ -154,7 +156,7 @@ def figures(row: Row, inputs: Inputs, expected: list[Tensor], effort: Effort) ->
     run, first, facts = gate(row, inputs, expected)
     if facts["status"] != "ok":
         return facts
-    times = [first] if first > effort.enough else seconds(row, inputs, run, effort)
+    times = seconds(row, inputs, run, first, effort)
     quartiles = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else [0.0, 0.0, 0.0]
     facts |= {
         "median_ms": 1e3 * statistics.median(times),

@@ -81,12 +81,13 @@ def threads_of(workload: Workload, provider: Provider, most: int) -> tuple[int, 
 def rows(
     device: str, threads: int | None = None, ops: Sequence[str] = (), quick: bool = False, sweeps: bool = True
 ) -> list[Row]:
-    """In the order of the registry; providers whose package is missing are left out (see ``missing``)."""
+    """In the order of the registry. Left out are providers whose package is missing (see ``missing``), and for
+    sweeps and ``quick`` those that compile, which takes longer than all the rest."""
     most = threads or torch.get_num_threads()
     found = []
     for w in workloads(ops or operators(), quick, sweeps):
         for p in PROVIDERS:
-            if p.op != w.op or p.missing():
+            if p.op != w.op or p.missing() or (p.compiles and (quick or w in SWEEPS)):
                 continue
             if device == "cpu":
                 found += [Row(w, p, device, t) for t in threads_of(w, p, most)]

@@ -7,9 +7,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from report import Row, best, by_op, geometric_mean, listed, ratio, where
+from report import Row, best, by_op, geometric_mean, listed, ratio, times, where
 
-OURS, THEIRS, LOST = "#2a7fb8", "#999999", "#c0392b"
+OURS, LOST = "#2a7fb8", "#c0392b"
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -21,17 +21,22 @@ def speedups(result: dict[str, Any], folder: Path) -> Path | None:
     """A bar for each operator: the geometric mean of its ratios, their range as a line, red where one loses."""
     rows = listed(result["rows"])
     factors = {op: [f for r in best(group) if (f := ratio(r, group))] for op, group in by_op(rows).items()}
-    factors = {op: f for op, f in sorted(factors.items(), key=lambda x: max(x[1], default=0)) if f}
+    factors = {op: f for op, f in factors.items() if f}
     if not factors:
         return None
+    factors = dict(sorted(factors.items(), key=lambda x: geometric_mean(x[1])))
     figure = Figure(figsize=(9, 1.2 + 0.32 * len(factors)))
     axes = figure.add_subplot()
     for i, f in enumerate(factors.values()):
-        axes.barh(i, geometric_mean(f), color=OURS if min(f) >= 1 else LOST, height=0.7)
+        mean = geometric_mean(f)
+        axes.barh(i, mean - 1, left=1, color=OURS if min(f) >= 1 else LOST, height=0.7)
         axes.plot([min(f), max(f)], [i, i], color="black", linewidth=1.5)
+        axes.text(max(*f, 1), i, f"  {times(mean)}", va="center", fontsize=9)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set(xscale="log", yticks=range(len(factors)), yticklabels=list(factors))
     axes.set(xlabel="times as fast as the fastest correct peer: geometric mean, least and largest; red: a row loses")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.margins(x=0.1)
     axes.set_title(where(result), fontsize=10)
     return save(figure, folder / "speedups.png")
 

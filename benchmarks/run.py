@@ -21,18 +21,18 @@ from report import is_ours, listed, peer_of
 from rich.console import Console
 
 METHOD = {
-    "cpu": "Each provider is held against float64 first; wrong ones get no figure. Then calls in a row for a second, "
-    "one at least; a first call of more than 4 seconds is the only one. Median, interquartile range. Memory: the "
-    "second call in a process of its own, above its inputs, results included; of segops, the fastest peer, and whoever "
-    "takes less than a second.",
+    "cpu": "Each provider is held against float64 first; wrong ones get no figure. Then calls in a row for 0.6 seconds, "
+    "one at least; a first call of more than 8 seconds (with --quick 2) is the only one. Median, interquartile range. "
+    "Memory: the second call in a process of its own, above its inputs, results included; of segops, the fastest peer, "
+    "and whoever takes less than a second.",
     "cuda": "Each provider is held against float64 first; wrong ones get no figure. Then time between two events of "
     "the device around each call, on copies of the inputs in turn that are together larger than the second cache, "
     "without waiting for the host between calls. Median, interquartile range. Memory by torch's allocator, above the "
     "inputs, results included.",
 }
-EFFORT = {"full": measure.Effort(0.6, 4.0), "quick": measure.Effort(0.2, 1.5), "gpu": measure.Effort(0.2, 2.0)}
+EFFORT = {"full": measure.Effort(0.6), "quick": measure.Effort(0.2, 2.0), "gpu": measure.Effort(0.2)}
 MINUTES = {"full": 15.0, "quick": 3.0}
-SECONDS_FOR_MEMORY = 1.0
+SECONDS_FOR_MEMORY = {"full": 1.0, "quick": 0.0}  # of a peer that is not the fastest
 
 
 def device_of(name: str | None) -> str:
@@ -54,16 +54,18 @@ def ops_of(op: str | None) -> list[str]:
     return wanted
 
 
-def measured(rows: list[plan.Row], effort: measure.Effort, deadline: float, unmeasured: list[str]) -> Iterator[dict]:
+def measured(rows: list[plan.Row], kind: str, deadline: float, unmeasured: list[str]) -> Iterator[dict]:
     """Rows of one workload, with memory; those whose turn comes too late are only named."""
     done = []
+    effort = EFFORT["gpu" if rows[0].device == "cuda" else kind]
     for row in rows:
         if time.monotonic() > deadline:
             unmeasured.append(str(row))
             continue
         done.append(measure.measure(row, effort))
     for row, facts in zip(rows, done):
-        wanted = is_ours(facts) or facts.get("median_ms", 0) < 1e3 * SECONDS_FOR_MEMORY or facts is peer_of(facts, done)
+        short = facts.get("median_ms", 0) < 1e3 * SECONDS_FOR_MEMORY[kind]
+        wanted = is_ours(facts) or short or facts is peer_of(facts, done)
         if row.device == "cpu" and facts["status"] == "ok" and wanted and time.monotonic() < deadline:
             peak = memory.peak_on_cpu(str(row.workload), row.provider.name, row.threads)
             facts["peak_mib"] = None if peak is None else peak / memory.MIB
@@ -100,14 +102,13 @@ def bench(
     rows = plan.rows(device, threads, ops, quick, sweeps=not ours)
     rows = [r for r in rows if not ours or r.provider.name.startswith("segops")]
     kind = "quick" if quick else "full"
-    effort = EFFORT["gpu" if device == "cuda" else kind]
     deadline = time.monotonic() + 60 * (minutes or MINUTES[kind])
-    result: dict[str, Any] = {**machine.facts(device), "method": METHOD[device], "effort": vars(effort), "rows": []}
+    result: dict[str, Any] = {**machine.facts(device), "method": METHOD[device], "rows": []}
     result |= {"quick": quick, "missing": {} if ours else plan.missing(ops), "unmeasured": []}
     for name, group in groupby(rows, key=lambda r: (r.workload.op, r.workload in SWEEPS)):
         found: list[dict] = []
         for _, same in groupby(group, key=lambda r: str(r.workload)):
-            found += measured(list(same), effort, deadline, result["unmeasured"])
+            found += measured(list(same), kind, deadline, result["unmeasured"])
         if quick:  # a sweep's smallest stands for its operator
             found = [{**r, "sweep": False} for r in found]
         result["rows"] += found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from report import Row, best, by_op, geometric_mean, listed, lost, milliseconds, peer_of, ratio, times, where
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,7 +16,7 @@ def cells(row: Row, rows: list[Row]) -> tuple[str, ...]:
     """A line: provider, threads, time, spread, share of the floor, memory, ratio."""
     name, threads = row["provider"], str(row["threads"] or "")
     if row["status"] == "wrong":
-        error = f"[bold red]WRONG[/] by {row['error']:.1e} (allowed: {row['tolerance']:.0e})"
+        error = f"[bold red]WRONG[/] by {row['error']:.1e} (max {row['tolerance']:.0e})"
         return name, threads, "", "", "", "", error
     if row["status"] != "ok":
         return name, threads, "", "", "", "", f"[red]{row['status']}[/]: {escape(row.get('reason', ''))[:60]}"
@@ -31,22 +31,31 @@ def cells(row: Row, rows: list[Row]) -> tuple[str, ...]:
     return name, threads, milliseconds(row["median_ms"]), spread, share, memory, verdict
 
 
-def operator(op: str, rows: list[Row]) -> Table:
-    """An operator's workloads, each with its providers."""
-    table = Table(title=f"[bold]{op}[/]", title_justify="left", width=WIDTH, pad_edge=False, box=None)
-    table.add_column("workload, provider", overflow="fold", width=42)
-    for heading, width in (("thr", 3), ("ms", 7), ("spread", 7), ("of floor", 8), ("MiB (results)", 13)):
-        table.add_column(heading, justify="right", no_wrap=True, width=width)
-    table.add_column("times the fastest correct peer", overflow="fold")
-    for workload in dict.fromkeys(r["workload"] for r in rows):
-        mine = [r for r in rows if r["workload"] == workload]
-        limit = next((r for r in mine if r["status"] == "ok"), None)
-        floor = f"floor {milliseconds(limit['floor_ms'])} ms, {limit['floor_by']}" if limit else ""
-        table.add_row(f"[cyan]{workload.partition('-')[2]}[/]", *[""] * 5, f"[dim]{floor}[/]")
-        for row in sorted(mine, key=lambda r: (r["threads"], r["status"] != "ok", r.get("median_ms", 0))):
-            first, *rest = cells(row, mine)
-            table.add_row(f"  {first}", *rest)
+COLUMNS = (("", 30), ("threads", 7), ("ms", 9), ("spread", 8), ("of floor", 9), ("MiB (results)", 14))
+
+
+def workload(rows: list[Row], heading: bool) -> Table:
+    """A workload with its floor, and its providers, the fastest first."""
+    known = next((r for r in rows if r["status"] == "ok"), None)
+    floor = f"   [dim]floor {milliseconds(known['floor_ms'])} ms by {known['floor_by']}[/]" if known else ""
+    title = f"[cyan]{rows[0]['workload'].partition('-')[2]}[/]{floor}"
+    table = Table(
+        title=title, title_justify="left", title_style="", show_header=heading, box=None, padding=(0, 2, 0, 0)
+    )
+    for name, width in COLUMNS:
+        table.add_column(name, justify="right" if name else "left", overflow="fold", width=width)
+    table.add_column("times the fastest peer", overflow="fold", width=31)
+    for row in sorted(rows, key=lambda r: (r["threads"], r["status"] != "ok", r.get("median_ms", 0))):
+        first, *rest = cells(row, rows)
+        table.add_row(f"  {first}", *rest)
     return table
+
+
+def operator(op: str, rows: list[Row]) -> Group:
+    """An operator's workloads."""
+    names = dict.fromkeys(r["workload"] for r in rows)
+    tables = [workload([r for r in rows if r["workload"] == name], i == 0) for i, name in enumerate(names)]
+    return Group(f"\n[bold]{op}[/]", *tables)
 
 
 def legend() -> str:
