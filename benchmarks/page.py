@@ -30,9 +30,9 @@ INTRODUCTION = """# Benchmarks
 Made by `python benchmarks/page.py` from the files in `benchmarks/results/`; do not edit it.
 
 `make bench` measures all of this on one's own machine (a quarter of an hour on two cores), `make bench ARGS=--quick`
-one small workload of each operator (three minutes; without `torch.compile`), `make bench ARGS="--op dense_crf --threads
-1"` one operator on one thread, `bash benchmarks/gpu.sh FOLDER` everything on a machine with an NVIDIA GPU. `--json FILE`
-keeps the figures, `--plot FOLDER` draws them.
+one small workload of each operator (three minutes; without `torch.compile`), and
+`make bench ARGS="--op dense_crf --threads 1"` one operator on one thread. `bash benchmarks/gpu.sh FOLDER` does
+everything on a machine with an NVIDIA GPU. `--json FILE` keeps the figures, `--plot FOLDER` draws them.
 
 - **Right before fast**: each provider's result, gradients included, is held against float64 first. Who is wrong is
   shown as wrong and has no figure, and no ratio refers to them.

@@ -21,7 +21,7 @@ from report import is_ours, listed, peer_of
 from rich.console import Console
 
 METHOD = {
-    "cpu": "Each provider is held against float64 first; wrong ones get no figure. Then calls in a row for 0.6 seconds, "
+    "cpu": "Each provider is held against float64 first; wrong ones get no figure. Then calls for 0.6 seconds, "
     "one at least; a first call of more than 8 seconds (with --quick 2) is the only one. Median, interquartile range. "
     "Memory: the second call in a process of its own, above its inputs, results included; of segops, the fastest peer, "
     "and whoever takes less than a second.",
