@@ -55,7 +55,7 @@ everything() {
     echo "There is no compute-sanitizer here: the memory of the CUDA library was not checked."
   fi
 
-  # The last row is started half a minute before the end, so that the figures there are get written.
+  # The last workload is started half a minute before the end, so that the figures there are get written.
   step "benchmarks" "$(left)" "$PYTHON" -m segops bench --device cuda --json "$out/gpu.json" --plot "$out" \
     --minutes "$(awk "BEGIN { print ($(left) > 40 ? $(left) - 35 : 5) / 60 }")"
 

@@ -12,6 +12,7 @@ import ctypes
 import functools
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 
 MIB = 1 << 20
+LONGEST = 200  # seconds, after which a row's memory is given up
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
@@ -77,7 +79,10 @@ def peak_on_cpu(workload: str, provider: str, threads: int) -> int | None:
     if not measurable():
         return None
     process = server()
-    print(workload, provider, threads, file=process.stdin, flush=True)
+    try:
+        print(workload, provider, threads, file=process.stdin, flush=True)
+    except OSError:  # it has ended
+        return None
     answer = float(process.stdout.readline() or "nan")
     return None if answer != answer else int(answer)
 
@@ -106,6 +111,7 @@ def serve() -> None:
         child = os.fork()
         if child == 0:
             status = 1
+            signal.alarm(LONGEST)
             try:
                 print(answer(workload, provider, int(threads)), file=answers, flush=True)
                 status = 0

@@ -37,7 +37,7 @@ def unfolded_crf(logits: Tensor, image: Tensor, blur: int) -> Tensor:
     height, width = logits.shape[2:]
     top, left = (-(-(-size % blur) // 2) for size in (height, width))
     colors = image.to(logits.dtype)
-    place = torch.arange(-(SIZE // 2), SIZE // 2 + 1, dtype=logits.dtype).mul(blur / 3).square()
+    place = torch.arange(-(SIZE // 2), SIZE // 2 + 1, dtype=logits.dtype, device=logits.device).mul(blur / 3).square()
     window = torch.exp(-0.5 * (place + place[:, None])).view(1, 1, -1, 1, 1)
 
     def pool(x: Tensor) -> Tensor:

@@ -30,7 +30,8 @@ def provider(make: Callable[[int, int], Attend]) -> Callable[[Inputs], Callable[
 
     def prepare(inputs: Inputs) -> Callable[[], list[Tensor]]:
         value, attention = inputs["value"], inputs["attention"]
-        function = make(*value.shape[2:])
+        with value.device:
+            function = make(*value.shape[2:])
         if "grad" in inputs:
             return lambda: with_gradients(function, value, attention, grad=inputs["grad"])
         return lambda: [function(value, attention)]
@@ -155,7 +156,7 @@ def mask(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Inputs], Cal
 
     def prepare(inputs: Inputs) -> Callable[[], list[Tensor]]:
         attention, grad = inputs["attention"], inputs["grad"]
-        index = table("collect", *attention.shape[2:])
+        index = table("collect", *attention.shape[2:]).to(attention.device)
         return lambda: with_gradients(lambda x: function(x, index).view(grad.shape), attention, grad=grad)
 
     return prepare

@@ -89,6 +89,6 @@ def summary(console: Console, result: dict[str, Any]) -> None:
         console.print(f"not installed: {module} ({', '.join(absent)})", soft_wrap=True)
     if result["unmeasured"]:
         console.print(
-            f"[yellow]not measured for want of time: {len(result['unmeasured'])} rows[/] "
-            f"({', '.join(result['unmeasured'][:4])} ...); --minutes gives more"
+            f"[yellow]not measured for want of time (--minutes gives more):[/] {', '.join(result['unmeasured'])}",
+            soft_wrap=True,
         )
