@@ -31,7 +31,7 @@ def table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def workload(row: Row) -> str:
     """Without the operator's name, for a table of one operator."""
-    name = row["workload"].partition("-")[2].replace("_", " ")
+    name = f"`{row['workload'].partition('-')[2]}`"
     return f"{name}, {row['dtype']}" if row.get("dtype") else name
 
 
@@ -138,7 +138,7 @@ def losses(found: dict[str, dict]) -> str:
         rows = listed(result["rows"])
         for r in lost(rows):
             reasons[f"`{r['op']}`, {'GPU' if result.get('gpu') else 'CPU'}"] = explanation(result, r["op"])
-            row = f"{r['op']}, {workload(r)}"
+            row = f"`{r['op']}`, {workload(r)}"
             lines.append([f"`{name}`", row, milliseconds(r["median_ms"]), *against(r, rows)])
     if not lines:
         return "There is none in the results below."

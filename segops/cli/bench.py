@@ -24,7 +24,7 @@ def bench(
 ) -> None:
     """Compare every kernel with its peers: the gate, time, memory, and the distance to what the machine allows."""
     folder = Path(__file__).parents[2] / "benchmarks"
-    if not (folder / "run.py").exists():
+    if not (folder / "bench_types.py").exists():
         fail("it needs a checkout: the benchmarks are beside the package there, and no part of a wheel")
     sys.path.insert(0, str(folder))
     from rich.console import Console
