@@ -143,7 +143,7 @@ def gate(row: Row, inputs: Inputs, expected: list[Tensor]) -> tuple[Call, float,
     first = time.perf_counter() - start
     off = error(row.workload.comparable(inputs, result), expected)
     facts = {
-        "error": off,
+        "error": off if math.isfinite(off) else str(off),  # JSON has no infinity
         "tolerance": row.provider.tolerance,
         "status": "ok" if off <= row.provider.tolerance else "wrong",
         "results_mib": sum(nbytes(torch.as_tensor(x)) for x in tensors(result)) / memory.MIB,

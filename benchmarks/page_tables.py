@@ -10,6 +10,7 @@ from report import (
     Row,
     best,
     by_op,
+    error,
     geometric_mean,
     is_ours,
     listed,
@@ -152,7 +153,7 @@ def every_row(rows: list[Row]) -> str:
     for r in rows:
         name = [workload(r), threads(r), f"`{r['provider']}`"]
         if r["status"] != "ok":
-            reason = f"wrong by {r['error']:.1e}" if r["status"] == "wrong" else f"{r['status']}: {r['reason'][:80]}"
+            reason = f"wrong by {error(r)}" if r["status"] == "wrong" else f"{r['status']}: {r['reason'][:80]}"
             lines.append([*name, reason, "", "", "", "", ""])
             continue
         share = f"{100 * r['share_of_floor']:.0f} %" if "share_of_floor" in r else ""

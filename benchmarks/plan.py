@@ -64,9 +64,9 @@ def operators() -> list[str]:
 
 
 def workloads(ops: Sequence[str], quick: bool = False, sweeps: bool = True) -> list[Workload]:
-    """All of these operators; ``quick`` takes one each, the smallest of a sweep or else the first."""
+    """All of these operators, sweeps last; ``quick`` takes one each, the smallest of a sweep or else the first."""
     if not quick:
-        return [w for w in (*WORKLOADS, *(SWEEPS if sweeps else ())) if w.op in ops]
+        return [w for part in (WORKLOADS, SWEEPS if sweeps else ()) for op in ops for w in part if w.op == op]
     return [next(w for w in (*SWEEPS, *WORKLOADS) if w.op == op) for op in ops]
 
 

@@ -90,6 +90,11 @@ def torch_of(result: dict[str, Any]) -> str:
     return result.get("torch") or result["rows"][0].get("torch", "")
 
 
+def error(row: Row) -> str:
+    """How far a row is from float64."""
+    return f"{float(row['error']):.1e}"
+
+
 def milliseconds(value: float) -> str:
     """Three digits or so: 0.12, 3.4, 56, 7890."""
     return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 10 else f"{value:.0f}"

@@ -97,7 +97,7 @@ def bench(
     rows = plan.rows(device, threads, ops, quick, sweeps=not ours)
     rows = [r for r in rows if not ours or r.provider.name.startswith("segops")]
     kind = "quick" if quick else "full"
-    deadline = time.monotonic() + 60 * (minutes or MINUTES[kind])
+    deadline = time.monotonic() + 60 * (MINUTES[kind] if minutes is None else minutes)
     result: dict[str, Any] = {**machine.facts(device), "method": METHOD[device], "rows": []}
     result |= {"quick": quick, "missing": {} if ours else plan.missing(ops), "unmeasured": []}
     for name, group in groupby(rows, key=lambda r: (r.workload.op, r.workload in SWEEPS)):
@@ -118,7 +118,7 @@ def bench(
 
 def write(result: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":  # run.py FILE OPTIONS: what base.py starts with another revision's segops

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from report import Row, best, by_op, geometric_mean, listed, lost, milliseconds, peer_of, ratio, times, where
+from report import Row, best, by_op, error, geometric_mean, listed, lost, milliseconds, peer_of, ratio, times, where
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
@@ -16,8 +16,8 @@ def cells(row: Row, rows: list[Row]) -> tuple[str, ...]:
     """A line: provider, threads, time, spread, share of the floor, memory, ratio."""
     name, threads = row["provider"], str(row["threads"] or "")
     if row["status"] == "wrong":
-        error = f"[bold red]WRONG[/] by {row['error']:.1e} (max {row['tolerance']:.0e})"
-        return name, threads, "", "", "", "", error
+        verdict = f"[bold red]WRONG[/] by {error(row)} (max {row['tolerance']:.0e})"
+        return name, threads, "", "", "", "", verdict
     if row["status"] != "ok":
         return name, threads, "", "", "", "", f"[red]{row['status']}[/]: {escape(row.get('reason', ''))[:60]}"
     spread = f"{100 * row['iqr_ms'] / row['median_ms']:.0f} %" if row["rounds"] > 1 else "1 round"

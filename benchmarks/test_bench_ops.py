@@ -23,7 +23,7 @@ def test_bench(benchmark, row: plan.Row):
     inputs, expected = measure.inputs_of(row.workload, row.device)
     with measure.threads(row.threads), plan.preferring(row.backend):
         run, _, gated = measure.gate(row, inputs, expected)
-        assert gated["status"] == "ok", f"{row.name} is wrong by {gated['error']:.2g} on {row.workload}"
+        assert gated["status"] == "ok", f"{row.name} is wrong by {gated['error']} on {row.workload}"
         place = "gpu" if row.device == "cuda" else f"{row.threads} thread{'s' * (row.threads > 1)}"
         benchmark.group = f"{row.workload}, {place}"
         benchmark.extra_info.update(workload=str(row.workload), provider=row.name, threads=row.threads, **gated)
