@@ -20,6 +20,8 @@ import torch
 from bench_types import Provider, Workload, error
 from rich.console import Console
 
+from segops import _backends
+
 
 def toy_workload(size=None):
     return Workload(
@@ -213,6 +215,26 @@ def test_threads_come_back():
     with measure.threads(1):
         assert torch.get_num_threads() == 1 and os.environ["OMP_NUM_THREADS"] == "1"
     assert (torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")) == before
+
+
+def test_rotated_inputs_are_copies_in_memory_of_their_own():
+    x = torch.arange(6.0).view(2, 3).t().requires_grad_()
+    copy = measure.clones({"x": x, "k": 3})
+    assert copy["k"] == 3 and torch.equal(copy["x"], x) and copy["x"].stride() == x.stride()
+    assert copy["x"].is_leaf and copy["x"].requires_grad and copy["x"].data_ptr() != x.data_ptr()
+
+
+def test_on_a_gpu_both_backends_are_rows_and_the_choice_comes_back(toy, monkeypatch):
+    monkeypatch.setattr(plan, "cuda_operators", lambda: frozenset({"toy"}))
+    names = [r.name for r in plan.rows("cuda", sweeps=False) if r.provider.name == "segops"]
+    assert names == ["segops", "segops_cuda"], "Triton by itself, CUDA C++ on request"
+    before = _backends.PROVEN_ON_DEVICE
+    with plan.preferring("cuda"):
+        assert _backends.order("toy", "cuda")[0] == "cuda"
+        assert plan.other_backend("toy") == "triton"
+    with plan.preferring("triton"):
+        assert _backends.order("mean_field", "cuda")[0] == "triton"
+    assert _backends.PROVEN_ON_DEVICE is before
 
 
 def test_changes_against_a_base_are_those_of_segops(toy_result):
