@@ -6,7 +6,8 @@ point_sample and point_scatter in rows_points; topk_uncertain_grid, subdivide an
 criss_cross_attention in rows_criss_cross; em_attention and encoding in rows_em; nonlocal_attention in rows_nonlocal;
 nonlocal_concatenation in rows_concatenation; atrous_conv2d and aspp in rows_atrous; conv_crf in rows_conv_crf;
 dynamic_depthwise_conv2d in rows_depthwise; interlaced_attention in rows_interlaced; psa_collect, psa_distribute
-and psa_mask in rows_psa; pyramid_pool and asymmetric_nonlocal in rows_pyramid.
+and psa_mask in rows_psa; pyramid_pool and asymmetric_nonlocal in rows_pyramid; confusion_matrix in rows_metrics;
+distance_transform in rows_distance.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import rows_conv_crf
 import rows_crf
 import rows_criss_cross
 import rows_depthwise
+import rows_distance
 import rows_em
 import rows_interlaced
 import rows_lovasz
+import rows_metrics
 import rows_nonlocal
 import rows_points
 import rows_psa
@@ -36,9 +39,11 @@ FAMILIES = (
     rows_crf,
     rows_criss_cross,
     rows_depthwise,
+    rows_distance,
     rows_em,
     rows_interlaced,
     rows_lovasz,
+    rows_metrics,
     rows_nonlocal,
     rows_points,
     rows_psa,

@@ -46,7 +46,8 @@ def dilated(mask: Tensor, radius: int) -> Tensor:
     """What is within ``radius`` rows and columns of a pixel of ``mask`` (N, H, W); the cost does not depend on it."""
     for dim in (1, 2):
         size = mask.shape[dim]
-        sums = torch.cat([torch.zeros_like(mask.narrow(dim, 0, 1), dtype=torch.int64), mask.cumsum(dim)], dim)
+        none = torch.zeros_like(mask.narrow(dim, 0, 1), dtype=torch.int32)
+        sums = torch.cat([none, mask.cumsum(dim, dtype=torch.int32)], dim)
         at = torch.arange(size, device=mask.device)
         upper, lower = (at + radius + 1).clamp(max=size), (at - radius).clamp(min=0)
         mask = sums.index_select(dim, upper) > sums.index_select(dim, lower)
