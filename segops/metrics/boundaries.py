@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .. import _checks
 from ..ops import confusion_matrix
@@ -44,11 +45,7 @@ def contours(labels: Tensor) -> Tensor:
 
 def dilated(mask: Tensor, radius: int) -> Tensor:
     """What is within ``radius`` rows and columns of a pixel of ``mask`` (N, H, W); the cost does not depend on it."""
-    for dim in (1, 2):
-        size = mask.shape[dim]
-        none = torch.zeros_like(mask.narrow(dim, 0, 1), dtype=torch.int32)
-        sums = torch.cat([none, mask.cumsum(dim, dtype=torch.int32)], dim)
-        at = torch.arange(size, device=mask.device)
-        upper, lower = (at + radius + 1).clamp(max=size), (at - radius).clamp(min=0)
-        mask = sums.index_select(dim, upper) > sums.index_select(dim, lower)
+    for dim, margin in ((2, (radius + 1, radius)), (1, (0, 0, radius + 1, radius))):
+        size, sums = mask.shape[dim], F.pad(mask, margin).cumsum(dim, dtype=torch.int32)
+        mask = sums.narrow(dim, 2 * radius + 1, size) > sums.narrow(dim, 0, size)
     return mask

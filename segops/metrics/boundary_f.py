@@ -62,10 +62,11 @@ class BoundaryF(Accumulator):
         reach = self.tolerance * diagonal(target)
         predicted, wanted = (torch.where(contours(labels), labels, 0) for labels in both)
         out = torch.zeros(2, self.num_classes, dtype=torch.float64, device=target.device)
-        for label in torch.stack([predicted, wanted]).unique().tolist():  # few of all classes
-            if label > 0:
-                score = scores(predicted == label, wanted == label, reach)
-                out[:, label - 1] = torch.stack([score.nansum(), (~score.isnan()).sum()])
+        for p, t in zip(predicted, wanted, strict=True):
+            for label in torch.stack([p, t]).unique().tolist():  # few of all classes
+                if label > 0:
+                    out[0, label - 1] += score(p == label, t == label, reach)
+                    out[1, label - 1] += 1
         return out
 
     def compute(self) -> Tensor:
@@ -73,14 +74,12 @@ class BoundaryF(Accumulator):
         return self.sums[0] / self.sums[1]
 
 
-def scores(predicted: Tensor, wanted: Tensor, reach: float) -> Tensor:
-    """F of the contours (N, H, W) of each image, NaN where there are none."""
+def score(predicted: Tensor, wanted: Tensor, reach: float) -> Tensor:
+    """F of two contours (H, W), not both of them empty."""
     precision, recall = share(predicted, wanted, reach), share(wanted, predicted, reach)
-    score = (2 * precision * recall / (precision + recall)).nan_to_num(0)
-    return score.masked_fill(~(predicted | wanted).flatten(1).any(1), torch.nan)
+    return (2 * precision * recall / (precision + recall)).nan_to_num(0)
 
 
 def share(contour: Tensor, other: Tensor, reach: float) -> Tensor:
-    """Of each image, the share of a contour that is within reach of another, NaN without any."""
-    matched = contour & (distance_transform(~other) <= reach)
-    return matched.sum((1, 2), dtype=torch.float64) / contour.sum((1, 2))
+    """The share of a contour that is within reach of another; NaN without any."""
+    return (distance_transform(~other)[contour] <= reach).double().mean()
