@@ -12,23 +12,31 @@ import segops
 IGNORE = 255
 
 
-def segmented(*shape: int) -> tuple[Tensor, Tensor]:
-    """Logits of regions with noise on top, and the regions, one pixel in fifty ignored."""
+def segmented(n: int, classes: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Predictions and targets of regions: moved by some pixels, one in twenty another class, one in fifty ignored."""
     g = torch.Generator().manual_seed(0)
-    regions = F.interpolate(torch.randn(*shape[:2], 12, 24, generator=g), size=shape[2:], mode="bicubic")
-    target = regions.argmax(1)
-    target[torch.rand(target.shape, generator=g) < 0.02] = IGNORE
-    return regions + 0.3 * torch.randn(shape, generator=g), target
+    coarse = torch.randn(n, classes, height // 64, width // 64, generator=g)
+    regions = F.interpolate(coarse, scale_factor=16, mode="bicubic").argmax(1)
+    target = regions.repeat_interleave(4, 1).repeat_interleave(4, 2)
+
+    def one_in(count: int) -> Tensor:
+        return torch.rand(target.shape, generator=g) < 1 / count
+
+    prediction = target.roll((2, 3), (1, 2))
+    prediction[one_in(20)] = 0
+    target[one_in(50)] = IGNORE
+    return prediction, target
 
 
 def labels(*shape: int) -> Inputs:
-    logits, target = segmented(*shape)
-    return {"prediction": logits.argmax(1), "target": target, "num_classes": shape[1]}
+    prediction, target = segmented(*shape)
+    return {"prediction": prediction, "target": target, "num_classes": shape[1]}
 
 
 def logits(*shape: int) -> Inputs:
-    x, target = segmented(*shape)
-    return {"prediction": x, "target": target, "num_classes": shape[1]}
+    """Noise, whose argmax costs what any other does, against regions."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return {"prediction": x, "target": segmented(*shape)[1], "num_classes": shape[1]}
 
 
 def bincount(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
