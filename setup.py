@@ -50,6 +50,8 @@ CPU_SOURCES = [
     "csrc/cpu/interlaced_attention.cpp",
     "csrc/cpu/conv_crf.cpp",
     "csrc/cpu/dynamic_depthwise_conv2d.cpp",
+    "csrc/cpu/confusion_matrix.cpp",
+    "csrc/cpu/distance_transform.cpp",
 ]
 CUDA_SOURCES = [
     "csrc/cuda/library.cpp",

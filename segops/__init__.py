@@ -15,9 +15,11 @@ _HOME = {
     "asymmetric_nonlocal": "ops",
     "aspp": "ops",
     "atrous_conv2d": "ops",
+    "confusion_matrix": "ops",
     "conv_crf": "ops",
     "criss_cross_attention": "ops",
     "dense_crf": "ops",
+    "distance_transform": "ops",
     "dynamic_depthwise_conv2d": "ops",
     "em_attention": "ops",
     "encoding": "ops",
@@ -43,7 +45,7 @@ _HOME = {
     "backend": "_backends",
     "explain": "_backends",
 }
-_MODULES = ("compat", "kernels", "losses", "nn", "ops", "reference", "testing")
+_MODULES = ("compat", "kernels", "losses", "metrics", "nn", "ops", "reference", "testing")
 
 __all__ = ["__version__", *_HOME]
 

@@ -144,6 +144,16 @@ def labels(name: str, x: Any, like: Tensor, like_name: str) -> Tensor:
     return x.long()
 
 
+def narrow_labels(name: str, x: Any) -> Tensor:
+    """Integer labels in a dtype that kernels read as it is: uint8, int16, int32 or int64; bool as uint8."""
+    dense(name, x, "of labels")
+    if x.is_floating_point() or x.is_complex():
+        raise TypeError(f"{name}: expected integer labels, got {x.dtype}")
+    if x.dtype == torch.bool:
+        return x.view(torch.uint8)
+    return x if x.dtype in (torch.uint8, torch.int16, torch.int32, torch.int64) else x.long()
+
+
 def pair(name: str, x: Any, least: int) -> list[int]:
     """Two integers, for rows and columns, or one for both."""
     both = list(x) if isinstance(x, Sequence) and not isinstance(x, str) else [x, x]

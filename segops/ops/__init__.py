@@ -3,9 +3,11 @@
 from .aspp import aspp
 from .asymmetric_nonlocal import asymmetric_nonlocal
 from .atrous_conv2d import atrous_conv2d
+from .confusion_matrix import confusion_matrix
 from .conv_crf import conv_crf
 from .criss_cross_attention import criss_cross_attention
 from .dense_crf import dense_crf
+from .distance_transform import distance_transform
 from .dynamic_depthwise_conv2d import dynamic_depthwise_conv2d
 from .em_attention import em_attention
 from .encoding import encoding
@@ -31,9 +33,11 @@ __all__ = [
     "asymmetric_nonlocal",
     "aspp",
     "atrous_conv2d",
+    "confusion_matrix",
     "conv_crf",
     "criss_cross_attention",
     "dense_crf",
+    "distance_transform",
     "dynamic_depthwise_conv2d",
     "em_attention",
     "encoding",

@@ -189,6 +189,25 @@ _WINDOWS = {  # batch, channels, colours, map, window
     "empty_batch": (0, 3, 3, (4, 5), (3, 3)),
 }
 
+_COUNTED = {
+    "labels": inputs.counted(5, torch.int64, 255, 2, 67),
+    "logits": inputs.counted(19, torch.int64, 255, 2, 150, logits=True),
+    "bytes": inputs.counted(3, torch.uint8, 255, 3, 40),
+    "short": inputs.counted(2, torch.int16, None, 2, 33),
+    "more_than_a_tile": inputs.counted(70, torch.int32, 255, 1, 90),
+    "one_pixel": inputs.counted(3, torch.int64, None, 1, 1, logits=True),
+    "empty_batch": inputs.counted(4, torch.int64, 255, 0, 9),
+}
+
+_PARCELLED = {
+    "mask": inputs.parcelled(2, torch.uint8, 2, 9, 13),
+    "labels": inputs.parcelled(4, torch.int64, 1, 12, 21),
+    "tiles": inputs.parcelled(2, torch.int32, 1, 18, 34),
+    "row": inputs.parcelled(3, torch.int16, 2, 1, 33),
+    "column": inputs.parcelled(2, torch.uint8, 1, 19, 1),
+    "empty_batch": inputs.parcelled(2, torch.uint8, 0, 4, 5),
+}
+
 CASES: tuple[Case, ...] = (
     *(Case("aspp", name, p.forward, (0, 1, 2)) for name, p in _ASPPS.items()),
     *(Case("aspp_backward_input", name, p.backward_input) for name, p in _ASPPS.items()),
@@ -196,6 +215,8 @@ CASES: tuple[Case, ...] = (
     *(Case("atrous_conv2d", name, c.forward, (0, 1, 2) if c.bias else (0, 1)) for name, c in _ATROUS.items()),
     *(Case("atrous_conv2d_backward_input", name, c.backward_input, (0, 1)) for name, c in _ATROUS.items()),
     *(Case("atrous_conv2d_backward_weight", name, c.backward_weight, (0, 1)) for name, c in _ATROUS.items()),
+    *(Case("confusion_matrix", name, make) for name, make in _COUNTED.items()),
+    *(Case("distance_transform", name, make) for name, make in _PARCELLED.items()),
     *(
         Case(
             "conv_crf_message",

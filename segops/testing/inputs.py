@@ -64,6 +64,33 @@ def label_map(g: torch.Generator, classes: int, *shape: int) -> Tensor:
     return target.masked_fill(torch.rand(shape, generator=g) < 0.125, 255)
 
 
+def counted(classes: int, dtype: torch.dtype, ignore_index: int | None, *shape: int, logits: bool = False) -> Callable:
+    """Predicted labels or logits without arithmetic to do, and labels (N, P)."""
+
+    def make(g: torch.Generator) -> tuple:
+        target = label_map(g, classes, *shape)
+        if ignore_index is None:
+            target %= 2
+        if logits:
+            return coarse_numbers(g, shape[0], classes, shape[1]), target.to(dtype), classes, ignore_index
+        return torch.randint(0, classes, shape, generator=g).to(dtype), target.to(dtype), classes, ignore_index
+
+    return make
+
+
+def parcelled(classes: int, dtype: torch.dtype, batch: int, height: int, width: int) -> Callable:
+    """Labels (N, H, W) in squares of 3 with noise, each image with two labels at least."""
+
+    def make(g: torch.Generator) -> tuple:
+        squares = torch.randint(0, classes, (batch, (height + 2) // 3, (width + 2) // 3), generator=g)
+        labels = squares.repeat_interleave(3, 1).repeat_interleave(3, 2)[:, :height, :width].clone()
+        labels[torch.rand(labels.shape, generator=g) < 0.1] = 1
+        labels[:, 0, 0] = 0
+        return (labels.to(dtype),)
+
+    return make
+
+
 def softmax_loss(batch: int, channels: int, points: int, weighted: bool, *options: Any) -> Callable:
     """Logits and labels, and weights of the classes."""
 
