@@ -13,8 +13,8 @@ from PIL import Image
 
 import segops
 from segops.cli.demo import demo, load, soft_logits
-from segops.cli.picture import paint
 from segops.data import palette
+from segops.viz import shade
 
 IMG = Path(__file__).parent / "img"
 matplotlib.rcParams.update({"font.size": 9, "axes.titlesize": 9, "figure.dpi": 160})
@@ -43,7 +43,7 @@ def dense_crf() -> None:
         marginals = segops.dense_crf(
             logits, image, iterations=iterations, bilateral_sigma_xy=30, bilateral_sigma_rgb=10, bilateral_weight=5
         )
-        ax.imshow(paint(photo, marginals[0].argmax(0).numpy(), palette(len(names)))[y, x])
+        ax.imshow(shade(photo, marginals[0].argmax(0).numpy(), palette(len(names)))[y, x])
         ax.set_title("the labels that come in" if iterations == 0 else f"{iterations} update{'s' * (iterations > 1)}")
         ax.set_axis_off()
     save(figure, "dense_crf")
