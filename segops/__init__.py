@@ -43,7 +43,7 @@ _HOME = {
     "backend": "_backends",
     "explain": "_backends",
 }
-_MODULES = ("compat", "kernels", "losses", "nn", "ops", "reference", "testing", "viz")
+_MODULES = ("compat", "inference", "kernels", "losses", "nn", "ops", "reference", "testing", "viz")
 
 __all__ = ["__version__", *_HOME]
 
