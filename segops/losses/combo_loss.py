@@ -82,23 +82,22 @@ def combo_loss(
 def _entropy(task: Task, beta: float, weight: Tensor | None, per_image: bool) -> Tensor:
     """The weighted binary cross entropy of each set (S,)."""
     x = _odds(task.x) if task.mode == "multiclass" else task.x
-    t = task.positive()
-    loss = torch.where(t, -beta * F.logsigmoid(x), -(1 - beta) * F.logsigmoid(-x))
-    loss = loss if weight is None else loss * weight.view(-1, 1, 1)
+    t = task.positive().to(x.dtype)
+    price = (1 - beta) + (2 * beta - 1) * t
+    price = price if weight is None else price * weight.view(-1, 1, 1)
+    loss = F.binary_cross_entropy_with_logits(x, t, price, reduction="none")
     dims = (1, 2, 3) if per_image else (0, 1, 2, 3)
     total = torch.where(task.valid, loss, 0).sum(dims)
     return quotient(total, task.valid.expand_as(t).sum(dims).to(total.dtype)).view(-1)
 
 
 def _odds(x: Tensor) -> Tensor:
-    """``log(p / (1 - p))`` of the softmax p: each logit minus the logarithm of the sum of the others' exponentials.
-
-    The others are what is left and right in the list of classes; nothing is subtracted that could cancel.
-    """
-    edge = x.new_full((x.shape[0], 1, *x.shape[2:]), float("-inf"))
-    left = torch.cat([edge, x.logcumsumexp(1)[:, :-1]], 1)
-    right = torch.cat([x.flip(1).logcumsumexp(1).flip(1)[:, 1:], edge], 1)
-    return x - torch.logaddexp(left, right)
+    """``log(p / (1 - p))`` of the softmax p, without subtracting what cancels: the highest p of a pixel, which may be
+    next to 1, against the sum of the others; the others, at most 1/2, from one."""
+    highest = torch.zeros_like(x, dtype=torch.bool).scatter(1, x.argmax(1, keepdim=True), True)
+    others = x.masked_fill(highest, float("-inf")).logsumexp(1, keepdim=True)
+    log_p = x.log_softmax(1)
+    return torch.where(highest, x - others, log_p - torch.log1p(-log_p.exp().masked_fill(highest, 0)))
 
 
 class ComboLoss(Loss):
