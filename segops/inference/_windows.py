@@ -58,8 +58,9 @@ class Band:
         done = top - self.top
         if done == 0:
             return
-        weight = self.rows[self.top : top, None] * self.columns
-        self.emit(self.top, self.sums[:, :, :done] / weight)
+        finished = self.sums[:, :, :done]
+        finished /= self.rows[self.top : top, None] * self.columns
+        self.emit(self.top, finished)
         rest = self.sums[:, :, done:].clone()
         self.sums[:, :, : rest.shape[2]] = rest
         self.sums[:, :, rest.shape[2] :] = 0

@@ -121,6 +121,11 @@ def pixel_weight(class_weight: Tensor | None, task: Task) -> Tensor | None:
     return weight[task.label].unsqueeze(1) if task.mode == "multiclass" else weight.view(1, -1, 1, 1)
 
 
+def label_entropy(log_p: Tensor, task: Task) -> Tensor:
+    """``-log p`` of each pixel's label (N, 1, H, W), by a gather: its gradient is deterministic on CUDA too."""
+    return -log_p.gather(1, task.label.unsqueeze(1))
+
+
 def reduce_pixels(
     loss: Tensor, weight: Tensor | None, kept: Tensor, task: Task, reduction: str, mean_over: str
 ) -> Tensor:

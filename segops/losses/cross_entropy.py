@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from .. import _checks
-from ._contract import Loss, per_class, pixel_weight, prepare, reduce_pixels
+from ._contract import Loss, label_entropy, per_class, pixel_weight, prepare, reduce_pixels
 
 
 def cross_entropy(
@@ -47,14 +46,16 @@ def cross_entropy(
         tensor(1.3863)
     """
     task = prepare(logits, target, ignore_index, None, ("multiclass",))
-    loss = F.cross_entropy(
-        task.x,
-        task.label,
-        weight=per_class("class_weight", class_weight, task),
-        label_smoothing=_checks.fraction("label_smoothing", label_smoothing),
-        reduction="none",
-    )
-    return reduce_pixels(loss.unsqueeze(1), pixel_weight(class_weight, task), task.valid, task, reduction, mean_over)
+    smoothing = _checks.fraction("label_smoothing", label_smoothing)
+    log_p = task.x.log_softmax(1)
+    weight = pixel_weight(class_weight, task)
+    loss = label_entropy(log_p, task)
+    loss = loss if weight is None else loss * weight
+    if smoothing:
+        weights = per_class("class_weight", class_weight, task)
+        every = log_p if weights is None else log_p * weights.view(-1, 1, 1)
+        loss = (1 - smoothing) * loss - smoothing * every.mean(1, keepdim=True)
+    return reduce_pixels(loss, weight, task.valid, task, reduction, mean_over)
 
 
 class CrossEntropyLoss(Loss):

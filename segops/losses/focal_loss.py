@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import _checks
-from ._contract import Loss, Task, pixel_weight, power, prepare, quotient, reduce_pixels
+from ._contract import Loss, Task, label_entropy, pixel_weight, power, prepare, quotient, reduce_pixels
 
 
 def focal_loss(
@@ -72,7 +72,7 @@ def focal_loss(
         raise ValueError(f"gamma: expected a number >= 0, got {gamma}")
     factor, alpha_t = 1.0, _alpha(alpha, task)
     if task.mode == "multiclass":
-        entropy = F.cross_entropy(task.x, task.label, reduction="none").unsqueeze(1)
+        entropy = label_entropy(task.x.log_softmax(1), task)
     else:
         entropy = F.binary_cross_entropy_with_logits(task.x, task.label.to(task.x.dtype), reduction="none")
     miss = -torch.expm1(-entropy)  # 1 - p_t, which keeps its digits where p_t is near 1

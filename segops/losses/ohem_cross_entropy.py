@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .. import _checks
-from ._contract import Loss, pixel_weight, prepare, reduce_pixels
+from ._contract import Loss, label_entropy, pixel_weight, prepare, reduce_pixels
 
 
 def ohem_cross_entropy(
@@ -66,7 +65,7 @@ def ohem_cross_entropy(
     if share and kept > 1:
         raise ValueError(f"min_kept: expected an integer, or a share in (0, 1], got {min_kept}")
     threshold = None if threshold is None else _checks.fraction("threshold", threshold)
-    plain = F.cross_entropy(task.x, task.label, reduction="none").unsqueeze(1)
+    plain = label_entropy(task.x.log_softmax(1), task)
     weight = pixel_weight(class_weight, task)
     loss = plain if weight is None else plain * weight
     with torch.no_grad():
@@ -83,7 +82,7 @@ def _kth_largest(x: Tensor, valid: Tensor, kept: int | float) -> Tensor:
     if not len(x):
         return x.new_zeros(())
     if isinstance(kept, int):
-        return -torch.kthvalue(-x, min(kept, len(x))).values
+        return x.topk(min(kept, len(x)), sorted=False).values.min()  # deterministic on CUDA, kthvalue is not
     place = (kept * valid.sum().double()).ceil().long().clamp(min=1) - 1
     return x.sort(descending=True).values.gather(0, place.view(1))
 

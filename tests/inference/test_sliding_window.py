@@ -53,7 +53,7 @@ def slow(model, image, window, stride, weight="uniform", merge="logit"):
     return (sums / counts)[:, :, :height, :width]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(SIZES, SIZES, st.integers(1, 2), st.sampled_from(["uniform", "gaussian"]), st.integers(1, 5), st.data())
 def test_is_its_definition(size, window, images, weight, batch_size, data):
     stride = tuple(data.draw(st.integers(1, w)) for w in window)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import segops
 from segops import losses
 
-FEW = settings(max_examples=15, deadline=None)
+FEW = settings(max_examples=10, deadline=None)
 numbers = st.floats(0.05, 3)
 
 
