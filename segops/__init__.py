@@ -45,7 +45,7 @@ _HOME = {
     "backend": "_backends",
     "explain": "_backends",
 }
-_MODULES = ("compat", "kernels", "losses", "metrics", "nn", "ops", "reference", "testing")
+_MODULES = ("compat", "inference", "kernels", "losses", "metrics", "nn", "ops", "reference", "testing", "viz")
 
 __all__ = ["__version__", *_HOME]
 
