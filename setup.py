@@ -50,6 +50,7 @@ CPU_SOURCES = [
     "csrc/cpu/interlaced_attention.cpp",
     "csrc/cpu/conv_crf.cpp",
     "csrc/cpu/dynamic_depthwise_conv2d.cpp",
+    "csrc/cpu/segmentation_sums.cpp",
 ]
 CUDA_SOURCES = [
     "csrc/cuda/library.cpp",

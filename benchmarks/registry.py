@@ -6,7 +6,7 @@ point_sample and point_scatter in rows_points; topk_uncertain_grid, subdivide an
 criss_cross_attention in rows_criss_cross; em_attention and encoding in rows_em; nonlocal_attention in rows_nonlocal;
 nonlocal_concatenation in rows_concatenation; atrous_conv2d and aspp in rows_atrous; conv_crf in rows_conv_crf;
 dynamic_depthwise_conv2d in rows_depthwise; interlaced_attention in rows_interlaced; psa_collect, psa_distribute
-and psa_mask in rows_psa; pyramid_pool and asymmetric_nonlocal in rows_pyramid.
+and psa_mask in rows_psa; pyramid_pool and asymmetric_nonlocal in rows_pyramid; cross_entropy_dice_focal in rows_losses.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import rows_criss_cross
 import rows_depthwise
 import rows_em
 import rows_interlaced
+import rows_losses
 import rows_lovasz
 import rows_nonlocal
 import rows_points
@@ -38,6 +39,7 @@ FAMILIES = (
     rows_depthwise,
     rows_em,
     rows_interlaced,
+    rows_losses,
     rows_lovasz,
     rows_nonlocal,
     rows_points,

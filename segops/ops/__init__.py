@@ -5,6 +5,7 @@ from .asymmetric_nonlocal import asymmetric_nonlocal
 from .atrous_conv2d import atrous_conv2d
 from .conv_crf import conv_crf
 from .criss_cross_attention import criss_cross_attention
+from .cross_entropy_dice_focal import cross_entropy_dice_focal
 from .dense_crf import dense_crf
 from .dynamic_depthwise_conv2d import dynamic_depthwise_conv2d
 from .em_attention import em_attention
@@ -23,6 +24,7 @@ from .point_scatter import point_scatter
 from .psa import psa_collect, psa_distribute
 from .psa_mask import psa_mask
 from .pyramid_pool import pyramid_pool
+from .segmentation_sums import segmentation_sums
 from .subdivide import subdivide
 from .topk_uncertain_grid import topk_uncertain_grid
 from .uncertain_points import uncertain_points
@@ -33,6 +35,7 @@ __all__ = [
     "atrous_conv2d",
     "conv_crf",
     "criss_cross_attention",
+    "cross_entropy_dice_focal",
     "dense_crf",
     "dynamic_depthwise_conv2d",
     "em_attention",
@@ -52,6 +55,7 @@ __all__ = [
     "psa_collect",
     "psa_distribute",
     "psa_mask",
+    "segmentation_sums",
     "subdivide",
     "topk_uncertain_grid",
     "uncertain_points",

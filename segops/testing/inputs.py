@@ -75,6 +75,16 @@ def softmax_loss(batch: int, channels: int, points: int, weighted: bool, *option
     return make
 
 
+def pixel_sums(batch: int, channels: int, points: int, gamma: float, backward: bool = False) -> Callable:
+    """Logits and labels, behind a gradient if it is for the backward."""
+
+    def make(g: torch.Generator) -> tuple:
+        grad = (randn(g, batch, 6, channels),) if backward else ()
+        return *grad, randn(g, batch, channels, points, scale=2.0), label_map(g, channels, batch, points), 255, gamma
+
+    return make
+
+
 def em(batch: int, channels: int, pixels: int, bases: int, shared: bool, *options: Any) -> Callable:
     """Pixels and bases."""
 
