@@ -51,6 +51,8 @@ CPU_SOURCES = [
     "csrc/cpu/conv_crf.cpp",
     "csrc/cpu/dynamic_depthwise_conv2d.cpp",
     "csrc/cpu/segmentation_sums.cpp",
+    "csrc/cpu/upsample_argmax.cpp",
+    "csrc/cpu/upsample_cross_entropy.cpp",
 ]
 CUDA_SOURCES = [
     "csrc/cuda/library.cpp",

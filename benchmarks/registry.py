@@ -6,7 +6,8 @@ point_sample and point_scatter in rows_points; topk_uncertain_grid, subdivide an
 criss_cross_attention in rows_criss_cross; em_attention and encoding in rows_em; nonlocal_attention in rows_nonlocal;
 nonlocal_concatenation in rows_concatenation; atrous_conv2d and aspp in rows_atrous; conv_crf in rows_conv_crf;
 dynamic_depthwise_conv2d in rows_depthwise; interlaced_attention in rows_interlaced; psa_collect, psa_distribute
-and psa_mask in rows_psa; pyramid_pool and asymmetric_nonlocal in rows_pyramid; cross_entropy_dice_focal in rows_losses.
+and psa_mask in rows_psa; pyramid_pool and asymmetric_nonlocal in rows_pyramid; cross_entropy_dice_focal in rows_losses;
+upsample_cross_entropy and upsample_argmax in rows_upsample.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import rows_points
 import rows_psa
 import rows_pyramid
 import rows_uncertain
+import rows_upsample
 from bench_types import Inputs, Provider, Workload, error, tensors
 
 __all__ = ["PROVIDERS", "WORKLOADS", "Inputs", "Provider", "Workload", "error", "tensors"]
@@ -46,6 +48,7 @@ FAMILIES = (
     rows_psa,
     rows_pyramid,
     rows_uncertain,
+    rows_upsample,
 )
 WORKLOADS: tuple[Workload, ...] = tuple(w for family in FAMILIES for w in family.WORKLOADS)
 PROVIDERS: tuple[Provider, ...] = tuple(p for family in FAMILIES for p in family.PROVIDERS)

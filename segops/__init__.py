@@ -41,6 +41,8 @@ _HOME = {
     "subdivide": "ops",
     "topk_uncertain_grid": "ops",
     "uncertain_points": "ops",
+    "upsample_argmax": "ops",
+    "upsample_cross_entropy": "ops",
     "accelerate": "nn",
     "backend": "_backends",
     "explain": "_backends",

@@ -28,6 +28,8 @@ from .segmentation_sums import segmentation_sums
 from .subdivide import subdivide
 from .topk_uncertain_grid import topk_uncertain_grid
 from .uncertain_points import uncertain_points
+from .upsample_argmax import upsample_argmax
+from .upsample_cross_entropy import upsample_cross_entropy
 
 __all__ = [
     "asymmetric_nonlocal",
@@ -59,6 +61,8 @@ __all__ = [
     "subdivide",
     "topk_uncertain_grid",
     "uncertain_points",
+    "upsample_argmax",
+    "upsample_cross_entropy",
 ]
 
 from .. import _registry as _registry

@@ -43,6 +43,8 @@ CALLS = {
     "subdivide": lambda x: segops.subdivide(x, x, lambda fine, coarse: coarse - fine, num_points=5),
     "topk_uncertain_grid": lambda x: segops.topk_uncertain_grid(x, 5)[0],
     "uncertain_points": lambda x: segops.uncertain_points(x, 6),
+    "upsample_argmax": lambda x: segops.upsample_argmax(x, (20, 31)),
+    "upsample_cross_entropy": lambda x: segops.upsample_cross_entropy(x[..., :3], LABELS, label_smoothing=0.1),
 }
 
 
