@@ -52,6 +52,9 @@ CPU_SOURCES = [
     "csrc/cpu/dynamic_depthwise_conv2d.cpp",
     "csrc/cpu/confusion_matrix.cpp",
     "csrc/cpu/distance_transform.cpp",
+    "csrc/cpu/segmentation_sums.cpp",
+    "csrc/cpu/upsample_argmax.cpp",
+    "csrc/cpu/upsample_cross_entropy.cpp",
 ]
 CUDA_SOURCES = [
     "csrc/cuda/library.cpp",

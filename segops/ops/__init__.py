@@ -6,6 +6,7 @@ from .atrous_conv2d import atrous_conv2d
 from .confusion_matrix import confusion_matrix
 from .conv_crf import conv_crf
 from .criss_cross_attention import criss_cross_attention
+from .cross_entropy_dice_focal import cross_entropy_dice_focal
 from .dense_crf import dense_crf
 from .distance_transform import distance_transform
 from .dynamic_depthwise_conv2d import dynamic_depthwise_conv2d
@@ -25,9 +26,12 @@ from .point_scatter import point_scatter
 from .psa import psa_collect, psa_distribute
 from .psa_mask import psa_mask
 from .pyramid_pool import pyramid_pool
+from .segmentation_sums import segmentation_sums
 from .subdivide import subdivide
 from .topk_uncertain_grid import topk_uncertain_grid
 from .uncertain_points import uncertain_points
+from .upsample_argmax import upsample_argmax
+from .upsample_cross_entropy import upsample_cross_entropy
 
 __all__ = [
     "asymmetric_nonlocal",
@@ -36,6 +40,7 @@ __all__ = [
     "confusion_matrix",
     "conv_crf",
     "criss_cross_attention",
+    "cross_entropy_dice_focal",
     "dense_crf",
     "distance_transform",
     "dynamic_depthwise_conv2d",
@@ -56,9 +61,12 @@ __all__ = [
     "psa_collect",
     "psa_distribute",
     "psa_mask",
+    "segmentation_sums",
     "subdivide",
     "topk_uncertain_grid",
     "uncertain_points",
+    "upsample_argmax",
+    "upsample_cross_entropy",
 ]
 
 from .. import _registry as _registry

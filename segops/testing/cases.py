@@ -61,6 +61,29 @@ _SOFTMAX_LOSSES = {  # batch, channels, points, weights; classes, present, per i
     "empty_batch": (0, 3, 10, False, [0, 1, 2], True, True, 255, True),
 }
 
+_PIXEL_SUMS = {  # batch, channels, points, gamma
+    "plain": (2, 5, 67, 2.0),
+    "wide": (1, 19, 150, 1.5),
+    "one_pixel": (1, 3, 1, 1.0),
+    "empty_batch": (0, 3, 10, 2.0),
+}
+
+_UPSAMPLED = {  # batch, channels, cells, pixels, weights; align_corners, ignore_index, smoothing
+    "plain": (2, 5, (2, 3), (5, 11), True, False, 255, 0.1),
+    "wide": (1, 19, (2, 3), (6, 21), False, True, 255, 0.0),
+    "smaller": (1, 3, (7, 9), (3, 4), False, False, 255, 0.0),
+    "one_cell": (2, 2, (1, 1), (3, 5), True, False, 255, 0.2),
+    "empty_batch": (0, 3, (4, 5), (8, 10), False, False, 255, 0.0),
+}
+
+_LABELLED = {  # batch, channels, cells; pixels, align_corners, narrow
+    "plain": (2, 5, (2, 3), 5, 11, False, True),
+    "wide": (1, 20, (2, 19), 5, 40, True, False),
+    "smaller": (1, 3, (7, 9), 3, 4, False, True),
+    "one_cell": (2, 2, (1, 1), 3, 5, False, True),
+    "empty_batch": (0, 3, (4, 5), 8, 10, False, True),
+}
+
 _SAMPLED = {
     "zeros": inputs.point_sets(2, 37, (3, 7, 11), mode="bilinear", padding="zeros", align=False),
     "pyramid": inputs.point_sets(2, 20, (9, 6, 5), (2, 3, 4), mode="bilinear", padding="border", align=True),
@@ -288,6 +311,18 @@ CASES: tuple[Case, ...] = (
     Case("lovasz_hinge", "empty_batch", inputs.hinge_loss(0, 9, True), (0,)),
     Case("lovasz_hinge_backward", "images", inputs.with_gradient(3, inputs.hinge_loss(3, 61, True))),
     Case("lovasz_hinge_backward", "batch", inputs.with_gradient(1, inputs.hinge_loss(2, 130, False))),
+    *(Case("segmentation_sums", name, inputs.pixel_sums(*sizes), (0,)) for name, sizes in _PIXEL_SUMS.items()),
+    *(Case("segmentation_sums_backward", n, inputs.pixel_sums(*sizes, True)) for n, sizes in _PIXEL_SUMS.items()),
+    *(Case("upsample_cross_entropy", name, inputs.upsampled(*sizes), (0,)) for name, sizes in _UPSAMPLED.items()),
+    *(Case("upsample_cross_entropy_backward", n, inputs.upsampled_backward(*sizes)) for n, sizes in _UPSAMPLED.items()),
+    *(
+        Case(
+            "upsample_argmax",
+            name,
+            lambda g, sizes=sizes: (inputs.randn(g, *sizes[:2], *sizes[2]), *sizes[3:]),  # type: ignore[misc]
+        )
+        for name, sizes in _LABELLED.items()
+    ),
     Case("dense_crf_features", "photo", inputs.picture(2, 3, 7, 9, torch.uint8)),
     Case("dense_crf_features", "float", inputs.picture(1, 3, 5, 8, torch.float64), (0,)),
     Case("dense_crf_features", "position_only", inputs.picture(1, 0, 5, 8, torch.uint8)),
