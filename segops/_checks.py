@@ -128,13 +128,6 @@ def finite(name: str, x: Any) -> float:
     return float(x)
 
 
-def fraction(name: str, x: Any) -> float:
-    """A number from 0 to 1."""
-    if not 0 <= finite(name, x) <= 1:
-        raise ValueError(f"{name}: expected a number from 0 to 1, got {x}")
-    return float(x)
-
-
 def integer(name: str, x: Any) -> int:
     """An integer."""
     if isinstance(x, bool) or not isinstance(x, Integral):
