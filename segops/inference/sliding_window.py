@@ -124,7 +124,8 @@ def _weighted(
         batch = places[first : first + batch_size]
         crops = [image[n, :, top : top + height, left : left + width] for n, top, left in batch]
         values = to_merge(logits_of(model, torch.stack(crops).to(device), align_corners), merge)
-        yield from zip(batch, values * (sides[0][:, None] * sides[1]).to(values))
+        down, across = (side.to(values) for side in sides)
+        yield from zip(batch, values * (down[:, None] * across))
         report(first + len(batch), len(places))
 
 
