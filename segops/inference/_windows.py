@@ -41,12 +41,13 @@ class Band:
     divided by the sum of their weights and handed to ``emit(first_row, rows)``.
     """
 
-    def __init__(self, shape: tuple[int, int, int, int], height: int, like: Tensor, totals: tuple[Tensor, Tensor],
-                 emit: Callable[[int, Tensor], None]):  # fmt: skip
-        n, classes, window, width = shape
-        self.sums = like.new_zeros(n, classes, window, width)
-        self.top, self.height, self.emit = 0, height, emit
-        self.rows, self.columns = (t.to(like) for t in totals)
+    def __init__(
+        self, sums: Tensor, height: int, totals: tuple[Tensor, Tensor], emit: Callable[[int, Tensor], None]
+    ) -> None:
+        """Zeros (N, K, window, W), the rows of the image, the sums of weights along both sides, and where rows go."""
+        self.sums, self.height, self.emit = sums, height, emit
+        self.rows, self.columns = (t.to(sums) for t in totals)
+        self.top = 0
 
     def add(self, image: int, top: int, left: int, values: Tensor) -> None:
         """Add a weighted window (K, h, w) whose first pixel is (top, left)."""

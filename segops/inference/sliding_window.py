@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from itertools import product
 from os import PathLike
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +13,8 @@ from torch.nn import functional as F
 
 from .. import _checks
 from ._model import MERGES, Model, evaluating, from_merge, image_batch, labels_of, logits_of, to_merge
+from ._progress import reporting
 from ._windows import WEIGHTS, Band, profile, starts, total
-
-Progress = bool | Callable[[int, int], None]
 
 
 def sliding_window(
@@ -34,7 +31,7 @@ def sliding_window(
     device: str | torch.device | None = None,
     pad_value: float = 0.0,
     align_corners: bool = False,
-    progress: Progress = False,
+    progress: bool | Callable[[int, int], None] = False,
 ) -> Tensor:
     r"""Run a model on overlapping windows of images, and average what it says.
 
@@ -97,22 +94,39 @@ def sliding_window(
     places = [(n, top, left) for top, n, left in product(tops, range(len(image)), lefts)]
     out = _Output(tuple(image.shape), labels, merge, image.device if store is None else store)
     band: Band | None = None
-    with evaluating(model), _reporting(progress) as report:
-        for first in range(0, len(places), batch_size):
-            batch = places[first : first + batch_size]
-            crops = [padded[n, :, top : top + size[0], left : left + size[1]] for n, top, left in batch]
-            windows = torch.stack(crops).to(device or image.device)
-            values = to_merge(logits_of(model, windows, align_corners), merge)
+    with evaluating(model), reporting(progress) as report:
+        for place, values in _weighted(
+            model, padded, places, sides, merge, batch_size, device or image.device, align_corners, report
+        ):
             if band is None:
-                shape = (len(image), values.shape[1], size[0], padded.shape[3])
-                band = Band(shape, padded.shape[2], values, totals, out.write)
-                weights = (sides[0][:, None] * sides[1]).to(values)
-            for place, value in zip(batch, values * weights):
-                band.add(*place, value)
-            report(first + len(batch), len(places))
+                sums = values.new_zeros(len(image), len(values), size[0], padded.shape[3])
+                band = Band(sums, padded.shape[2], totals, out.write)
+            band.add(*place, values)
         assert band is not None  # there is at least one window
         band.close()
     return out.result
+
+
+def _weighted(
+    model: Model,
+    image: Tensor,
+    places: list[tuple[int, int, int]],
+    sides: list[Tensor],
+    merge: str,
+    batch_size: int,
+    device: str | torch.device,
+    align_corners: bool,
+    report: Callable[[int, int], None],
+) -> Iterator[tuple[tuple[int, int, int], Tensor]]:
+    """Each place (image, row, column), and what is to be added there: (K, h, w), weighted."""
+    height, width = (len(side) for side in sides)
+    for first in range(0, len(places), batch_size):
+        batch = places[first : first + batch_size]
+        crops = [image[n, :, top : top + height, left : left + width] for n, top, left in batch]
+        values = to_merge(logits_of(model, torch.stack(crops).to(device), align_corners), merge)
+        down, across = (side.to(values) for side in sides)
+        yield from zip(batch, values * (down[:, None] * across))
+        report(first + len(batch), len(places))
 
 
 class _Output:
@@ -124,7 +138,7 @@ class _Output:
 
     def write(self, top: int, mean: Tensor) -> None:
         """Rows (N, K, h, W) of averages, from row ``top`` on; what is padding is cut off."""
-        n, _, height, width = self.shape
+        height, width = self.shape[2:]
         rows = from_merge(mean, self.merge)[:, :, : max(height - top, 0), :width]
         rows = labels_of(rows) if self.labels else rows
         if top == 0:
@@ -132,29 +146,16 @@ class _Output:
         self.result[..., top : top + rows.shape[-2], :].copy_(rows)
 
     def _allocate(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        if isinstance(self.store, torch.device) or _is_device(self.store):
-            return torch.empty(shape, dtype=dtype, device=self.store)  # type: ignore[arg-type]
+        place = _device_or_path(self.store)
+        if isinstance(place, torch.device):
+            return torch.empty(shape, dtype=dtype, device=place)
         name = str(dtype).removeprefix("torch.")
-        return torch.from_numpy(np.lib.format.open_memmap(self.store, "w+", np.dtype(name), shape))
+        return torch.from_numpy(np.lib.format.open_memmap(place, "w+", np.dtype(name), shape))
 
 
-def _is_device(store: Any) -> bool:
-    return isinstance(store, str) and store.split(":")[0] in ("cpu", "cuda", "mps", "xpu", "meta")
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
+def _device_or_path(store: str | PathLike | torch.device) -> str | PathLike | torch.device:
+    """A string is a device, if torch knows one of that name."""
     try:
-        from rich.progress import Progress as Bars
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("progress=True needs rich: install it, or pass a callable") from error
-    with Bars(transient=True) as bars:
-        task = bars.add_task("windows", total=None)
-        yield lambda done, count: bars.update(task, completed=done, total=count)
-
-
-def _reporting(progress: Progress) -> Any:
-    """A context whose value is called with (windows done, windows in all)."""
-    if callable(progress):
-        return nullcontext(progress)
-    return _bar() if progress else nullcontext(lambda done, count: None)
+        return torch.device(store) if isinstance(store, str) else store
+    except RuntimeError:
+        return store

@@ -75,7 +75,7 @@ def _mode(mode: str | None, channels: int, per_class: bool, modes: tuple[str, ..
                 f"logits, target: expected shapes of the mode {' or '.join(modes)}, got those of the mode {mode}"
             )
     _checks.choice("mode", mode, modes)
-    if (mode == "binary") != (channels == 1):
+    if channels != 1 if mode == "binary" else channels == 1:
         raise ValueError(f"logits: expected {'one class' if mode == 'binary' else 'C >= 2'}, got C = {channels}")
     if mode == "multiclass" and per_class:
         raise ValueError("target: expected labels (N, H, W) in the mode multiclass, got one map for each class")
