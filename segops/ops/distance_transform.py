@@ -52,7 +52,7 @@ def distance_transform(mask: Tensor, *, multilabel: bool = False) -> Tensor:
         raise ValueError(f"mask: expected at least 2 dimensions (..., H, W), got shape {_checks.shape(mask)}")
     if max(mask.shape[-2:]) > MAX_SIDE:
         raise ValueError(f"mask: expected sides of at most {MAX_SIDE}, got shape {_checks.shape(mask)}")
-    labels = _checks.narrow_labels("mask", mask if multilabel else mask != 0)
+    labels = _checks.narrow_labels("mask", mask if multilabel or mask.dtype == torch.bool else mask != 0)
     images = labels[None] if labels.dim() == 2 else labels.flatten(0, -3)
     return _registry.call(torch.ops.segops.distance_transform, images).reshape(mask.shape)
 
