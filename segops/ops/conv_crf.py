@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks, _registry
@@ -98,15 +97,15 @@ def conv_crf(
     _checks.choice("normalization", normalization, NORMALIZATIONS)
     _checks.choice("start", start, STARTS)
     wide = _checks.widened(logits)
-    with torch.autocast(logits.device.type, enabled=False):  # for what stands between the messages
-        unary = torch.log_softmax(wide, 1)
-        weight = _weight("unary_weight", unary_weight, logits.shape[1], wide)[:, None, None]
+    blur = min(blur, max(logits.shape[2:]))  # one cell is all of the map
+    with torch.autocast(logits.device.type, enabled=False):  # for what stands around the operators
+        weight = _weight("unary_weight", unary_weight, logits.shape[1], wide)
         sigma_rgb = _sigmas("bilateral_sigma_rgb", bilateral_sigma_rgb, image.shape[1], wide)
         spatial = _window(filter_size, blur, _sigmas("spatial_sigma", spatial_sigma, 2, wide))
         bilateral = torch.ones_like(spatial)
         if bilateral_sigma_xy is not None:
             bilateral = _window(filter_size, blur, _sigmas("bilateral_sigma_xy", bilateral_sigma_xy, 2, wide))
-        message = _messages(
+        filter, size = _messages(
             image.to(wide.dtype) / sigma_rgb[:, None, None],
             [spatial, bilateral],
             [
@@ -116,14 +115,24 @@ def conv_crf(
             blur,
             normalization,
         )
-        energy, state = _energy(compatibility, wide), unary
+        energy = _energy(compatibility, wide)
+
+        def update(message: Tensor | None, softmax: bool, means: bool) -> Tensor:
+            if message is None:  # before the first one, nothing but the logits
+                height, width = (-(-length // size) for length in wide.shape[2:])
+                message = wide.new_zeros(*wide.shape[:2], height, width)
+                return _update(wide, message, wide.new_ones(1), size, softmax, means)
+            return _update(wide, message, weight, size, softmax, means)
+
+        message = None
         for step in range(iterations):
-            if step > 0 or start == "softmax":
-                state = torch.softmax(state, 1)
-            state = torch.addcmul(_coupled(energy, message(state)), unary, weight)
-        if not return_logits:
-            state = torch.softmax(state, 1)
-    return _checks.narrowed(state, logits)
+            message = _coupled(energy, filter(update(message, step > 0 or start == "softmax", means=True)))
+        out = update(message, not return_logits, means=False)
+    return _checks.narrowed(out, logits)
+
+
+def _update(logits: Tensor, message: Tensor, weight: Tensor, *options: int) -> Tensor:
+    return _registry.call(torch.ops.segops.conv_crf_update, logits, message, weight, *options)
 
 
 def _check_window(filter_size: int, blur: int) -> None:
@@ -179,40 +188,31 @@ def _coupled(energy: Tensor | None, message: Tensor) -> Tensor:
     return -(energy @ message.flatten(2)).view(message.shape)
 
 
-def _messages(colors: Tensor, windows: list[Tensor], weights: list[Tensor], blur: int, normalization: str) -> Filter:
-    """The sum of the two kernels' messages: in one pass where they have no norms of their own."""
-    pool, spread = _blurring(blur, *colors.shape[2:])
+def _messages(
+    colors: Tensor, windows: list[Tensor], weights: list[Tensor], blur: int, normalization: str
+) -> tuple[Filter, int]:
+    """The sum of the two kernels' messages, between cells of as many pixels as the second result says.
+
+    In one pass and between the cells themselves where the kernels have no norms of their own: these are of pixels.
+    """
+    cells = reference.Cells(blur, *colors.shape[2:])
 
     def filter(colors: Tensor, spatial: Tensor, bilateral: Tensor) -> Filter:
-        def message(values: Tensor) -> Tensor:
-            values = pool(values)
-            return spread(_registry.call(torch.ops.segops.conv_crf_message, values, colors, spatial, bilateral))
+        return lambda x: _registry.call(torch.ops.segops.conv_crf_message, x, colors, spatial, bilateral)
 
-        return message
-
-    seen = pool(colors)
+    seen = cells.means(colors)
     if normalization == "none":
-        return filter(seen, weights[0] * windows[0], weights[1] * windows[1])
-    nothing, ones = torch.zeros_like(windows[0]), torch.ones_like(colors[:, :1])
-    filters = [filter(seen[:, :0], windows[0], nothing), filter(seen, nothing, windows[1])]
-    scaled = [normalized(f, f(ones), normalization) for f in filters]
-    return lambda values: weights[0] * scaled[0](values) + weights[1] * scaled[1](values)
+        return filter(seen, weights[0] * windows[0], weights[1] * windows[1]), blur
 
+    def of_pixels(filter: Filter) -> Filter:
+        def spread(x: Tensor) -> Tensor:
+            return cells.spread(filter(cells.means(x)))
 
-def _blurring(blur: int, height: int, width: int) -> tuple[Filter, Filter]:
-    """To the means of cells, the map in their middle, and back by bilinear interpolation."""
-    if blur == 1:
-        return lambda x: x, lambda x: x
-    top, left = (-(-(-size % blur) // 2) for size in (height, width))
+        return normalized(spread, spread(torch.ones_like(colors[:, :1])), normalization)
 
-    def pool(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, blur, padding=(top, left), count_include_pad=False)
-
-    def spread(x: Tensor) -> Tensor:
-        wide = F.interpolate(x, scale_factor=blur, mode="bilinear", align_corners=False)
-        return wide[:, :, top : top + height, left : left + width]
-
-    return pool, spread
+    nothing = torch.zeros_like(windows[0])
+    scaled = [of_pixels(filter(seen[:, :0], windows[0], nothing)), of_pixels(filter(seen, nothing, windows[1]))]
+    return lambda x: weights[0] * scaled[0](x) + weights[1] * scaled[1](x), 1
 
 
 def _fake(values: Tensor, colors: Tensor, spatial: Tensor, bilateral: Tensor) -> Tensor:
@@ -244,6 +244,28 @@ def _fake_backward(grad, values, colors, bilateral) -> tuple[Tensor, Tensor, Ten
     )
 
 
+def _fake_update(logits: Tensor, message: Tensor, weight: Tensor, blur: int, softmax: bool, means: bool) -> Tensor:
+    return torch.empty_like(message if means else logits, memory_format=torch.contiguous_format)
+
+
+def _setup_context_update(ctx, inputs, output) -> None:
+    *tensors, ctx.blur, ctx.softmax, ctx.means = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward_update(ctx, grad: Tensor):
+    grads = torch.ops.segops.conv_crf_update_backward(grad, *ctx.saved_tensors, ctx.blur, ctx.softmax, ctx.means)
+    return *grads, None, None, None
+
+
+def _fake_update_backward(grad, logits, message, weight, blur, softmax, means) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        torch.empty_like(logits, memory_format=torch.contiguous_format),
+        torch.empty_like(message, memory_format=torch.contiguous_format),
+        torch.empty_like(weight, memory_format=torch.contiguous_format),
+    )
+
+
 _registry.register(
     "conv_crf_message(Tensor values, Tensor colors, Tensor spatial, Tensor bilateral) -> Tensor",
     file="conv_crf",
@@ -259,4 +281,20 @@ _registry.register(
     file="conv_crf",
     reference=reference.conv_crf_message_backward,
     fake=_fake_backward,
+)
+_registry.register(
+    "conv_crf_update(Tensor logits, Tensor message, Tensor weight, int blur, bool softmax, bool means) -> Tensor",
+    file="conv_crf",
+    reference=reference.conv_crf_update,
+    fake=_fake_update,
+    backward=_backward_update,
+    setup_context=_setup_context_update,
+    batch=(0, 1),
+)
+_registry.register(
+    "conv_crf_update_backward(Tensor grad, Tensor logits, Tensor message, Tensor weight, int blur, bool softmax, "
+    "bool means) -> (Tensor, Tensor, Tensor)",
+    file="conv_crf",
+    reference=reference.conv_crf_update_backward,
+    fake=_fake_update_backward,
 )

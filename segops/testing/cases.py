@@ -231,6 +231,16 @@ _PARCELLED = {
     "empty_batch": inputs.parcelled(2, torch.uint8, 0, 4, 5),
 }
 
+_UPDATES = {  # batch, labels, map, a weight for each label, blur, softmax, means
+    "means": (2, 3, (9, 14), False, 4, True, True),
+    "marginals": (1, 5, (6, 70), True, 3, True, False),
+    "first": (1, 4, (5, 7), True, 2, False, True),
+    "logits": (2, 3, (7, 9), False, 4, False, False),
+    "pixels": (1, 2, (3, 67), False, 1, True, True),
+    "one_cell": (1, 3, (4, 2), True, 5, True, True),
+    "empty_batch": (0, 3, (4, 5), False, 2, True, True),
+}
+
 CASES: tuple[Case, ...] = (
     *(Case("aspp", name, p.forward, (0, 1, 2)) for name, p in _ASPPS.items()),
     *(Case("aspp_backward_input", name, p.backward_input) for name, p in _ASPPS.items()),
@@ -250,6 +260,8 @@ CASES: tuple[Case, ...] = (
         for name, sizes in _WINDOWS.items()
     ),
     *(Case("conv_crf_message_backward", name, inputs.window(*sizes, True)) for name, sizes in _WINDOWS.items()),
+    *(Case("conv_crf_update", name, inputs.update(*sizes), (0, 1, 2)) for name, sizes in _UPDATES.items()),
+    *(Case("conv_crf_update_backward", name, inputs.update(*sizes, True)) for name, sizes in _UPDATES.items()),
     *(Case("dynamic_depthwise_conv2d", name, inputs.depthwise(*sizes), (0, 1)) for name, sizes in _DEPTHWISE.items()),
     *(
         Case("dynamic_depthwise_conv2d_backward", name, inputs.depthwise_backward(*sizes), (0, 1))

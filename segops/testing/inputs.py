@@ -323,6 +323,28 @@ def window(
     return make
 
 
+def update(
+    batch: int,
+    labels: int,
+    size: tuple[int, int],
+    each: bool,
+    blur: int,
+    softmax: bool,
+    means: bool,
+    backward: bool = False,
+) -> Callable:
+    """Logits, the message of their cells and weights of ``each`` label or one, with a gradient before them."""
+
+    def make(g: torch.Generator) -> tuple:
+        logits = randn(g, batch, labels, *size)
+        message = randn(g, batch, labels, *(-(-length // blur) for length in size))
+        inputs = logits, message, 1 + randn(g, labels if each else 1, scale=0.3)
+        grad = (randn(g, *(message if means else logits).shape),) if backward else ()
+        return *grad, *inputs, blur, softmax, means
+
+    return make
+
+
 def points_backward(forward: Callable, wanted: str) -> Callable:
     """The gradient of the first map, channels_last, or of the points."""
 

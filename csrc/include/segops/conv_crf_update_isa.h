@@ -1,0 +1,247 @@
+// No include guard: compiled once for each instruction set (see foreach_isa.h) by conv_crf_update.h, which explains
+// Update, Axis, Tile and Work. Buffers of a tile are (L, stride), padded to whole vectors of numbers that nobody reads.
+
+// z[0 ... columns) = the message of one label at row y, interpolated.
+template <class T>
+void interpolate(const Update<T>& u, const Tile& tile, int64_t y, const T* message, T* row, T* z) {
+  using V = Wide<T>;
+  const int64_t width = u.columns.cells;
+  if (u.blur() == 1) {
+    __builtin_memcpy(z, message + y * width + tile.begin, tile.columns() * sizeof(T));
+    return;
+  }
+  // row[i] = cell first - 1 + i at the height of y, those at the border repeated
+  const int64_t gap = u.rows.gap(y), from = u.columns.below(tile.first), to = u.columns.above(tile.last);
+  const T share = T(u.rows.share(y));
+  const T *below = message + u.rows.below(gap) * width, *above = message + u.rows.above(gap) * width;
+  row -= tile.first - 1;
+  for (int64_t c = from; c <= to; ++c) row[c] = (1 - share) * below[c] + share * above[c];
+  if (tile.first == 0) row[-1] = row[0];
+  if (tile.last == width) row[width] = row[width - 1];
+  int64_t x = tile.begin;
+  for (int64_t gap = u.columns.gap(x); x < tile.end; ++gap) {
+    const int64_t end = std::min(tile.end, u.columns.gap_begin(gap + 1));
+    const V left = splat<V>(row[gap - 1]), right = splat<V>(row[gap]);
+    for (; x < end; x += kWidth<T>) {
+      const V share = load<V>(u.share.data() + x);
+      store(z + (x - tile.begin), fma(splat<V>(1) - share, left, share * right));
+    }
+    x = end;
+  }
+}
+
+template <class V>
+SEGOPS_INLINE V logarithm(V x) {
+  for (int i = 0; i < Lanes<V>::kCount; ++i) x[i] = std::log(x[i]);
+  return x;
+}
+
+// A vector of pixels of all labels, `stride` apart: from a map, or where it ends before the vector does, from `room`.
+template <class T>
+SEGOPS_INLINE const T* whole_vectors(const T* map, int64_t labels, int64_t count, T* room, int64_t* stride) {
+  if (count >= kWidth<T>) return map;
+  for (int64_t l = 0; l < labels; ++l) __builtin_memcpy(room + l * kWidth<T>, map + l * *stride, count * sizeof(T));
+  *stride = kWidth<T>;
+  return room;
+}
+
+// What log_softmax takes off the logits; only the maximum where nobody sees the difference.
+template <class T>
+SEGOPS_INLINE Wide<T> shift_of(const T* logits, int64_t labels, int64_t stride, bool sums) {
+  using V = Wide<T>;
+  V top = load<V>(logits);
+  for (int64_t l = 1; l < labels; ++l) top = max(top, load<V>(logits + l * stride));
+  if (!sums) return top;
+  V sum{};
+  for (int64_t l = 0; l < labels; ++l) sum += exp(load<V>(logits + l * stride) - top);
+  return top + logarithm(sum);
+}
+
+// z = weight (logits - shift) + z, or its softmax.
+template <class T>
+SEGOPS_INLINE void add_unary(const Update<T>& u, const T* logits, int64_t stride, Wide<T> shift, T* z) {
+  using V = Wide<T>;
+  const int64_t step = u.stride();
+  V top{};
+  for (int64_t l = 0; l < u.labels; ++l) {
+    const V unary = load<V>(logits + l * stride) - shift;
+    const V sum = fma(splat<V>(u.weight[l]), unary, load<V>(z + l * step));
+    store(z + l * step, sum);
+    top = l ? max(top, sum) : sum;
+  }
+  if (!u.softmax) return;
+  V total{};
+  for (int64_t l = 0; l < u.labels; ++l) {
+    const V e = exp(load<V>(z + l * step) - top);
+    store(z + l * step, e);
+    total += e;
+  }
+  const V scale = splat<V>(1) / total;
+  for (int64_t l = 0; l < u.labels; ++l) store(z + l * step, scale * load<V>(z + l * step));
+}
+
+// work.z = row y of a tile of the result (before means); shifts too, where asked for.
+template <class T>
+void evaluate(const Update<T>& u, const Tile& tile, int64_t y, const T* logits, const T* message, Work<T>& work,
+              T* shifts = nullptr) {
+  T* z = work.z.data();
+  for (int64_t l = 0; l < u.labels; ++l)
+    interpolate(u, tile, y, message + l * u.cells(), work.row.data(), z + l * u.stride());
+  logits += y * u.columns.pixels + tile.begin;
+  for (int64_t x = 0; x < tile.columns(); x += kWidth<T>) {
+    int64_t stride = u.pixels();
+    const T* at = whole_vectors(logits + x, u.labels, tile.columns() - x, work.vectors.data(), &stride);
+    const Wide<T> shift = shift_of(at, u.labels, stride, u.needs_sums());
+    if (shifts) store(shifts + x, shift);
+    add_unary(u, at, stride, shift, z + x);
+  }
+}
+
+template <class T>
+SEGOPS_INLINE void clear(T* p, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) p[i] = 0;
+}
+
+// Rows [top, bottom) of all labels between a tile and a map.
+template <class T>
+void copy_row(const Update<T>& u, const Tile& tile, int64_t y, const T* from, T* map) {
+  map += y * u.columns.pixels + tile.begin;
+  for (int64_t l = 0; l < u.labels; ++l)
+    __builtin_memcpy(map + l * u.pixels(), from + l * u.stride(), tile.columns() * sizeof(T));
+}
+
+// A row of cells of one image: their means, or all their pixels.
+template <class T>
+void update_row(const Update<T>& u, int64_t i, const T* logits, const T* message, T* out, Work<T>& work) {
+  const int64_t top = u.rows.begin(i), bottom = u.rows.begin(i + 1), size = u.labels * u.stride();
+  T *z = work.z.data(), *sums = work.sums.data();
+  for (int64_t t = 0; t < u.tiles(); ++t) {
+    const Tile tile(u, t);
+    if (u.means) clear(sums, size);
+    for (int64_t y = top; y < bottom; ++y) {
+      evaluate(u, tile, y, logits, message, work);
+      if (!u.means)
+        copy_row(u, tile, y, z, out);
+      else
+        for (int64_t l = 0; l < u.labels; ++l)
+          for (int64_t x = l * u.stride(); x < l * u.stride() + tile.columns(); ++x) sums[x] += z[x];
+    }
+    if (!u.means) continue;
+    for (int64_t l = 0; l < u.labels; ++l)
+      for (int64_t c = tile.first; c < tile.last; ++c) {
+        const int64_t begin = u.columns.begin(c), end = u.columns.begin(c + 1);
+        T sum = 0;
+        for (int64_t x = begin; x < end; ++x) sum += sums[l * u.stride() + x - tile.begin];
+        out[l * u.cells() + i * u.columns.cells + c] = sum / T((bottom - top) * (end - begin));
+      }
+  }
+}
+
+// work.grad = row y of a tile of the gradient of z or of its softmax.
+template <class T>
+void read_gradient(const Update<T>& u, const Tile& tile, int64_t y, const T* grad, GradientWork<T>& work) {
+  T* to = work.grad.data();
+  if (!u.means) {
+    for (int64_t l = 0; l < u.labels; ++l)
+      __builtin_memcpy(to + l * u.stride(), grad + l * u.pixels() + y * u.columns.pixels + tile.begin,
+                       tile.columns() * sizeof(T));
+    return;
+  }
+  const int64_t i = (y + u.rows.before) / u.blur(), rows = u.rows.begin(i + 1) - u.rows.begin(i);
+  for (int64_t l = 0; l < u.labels; ++l)
+    for (int64_t c = tile.first; c < tile.last; ++c) {
+      const int64_t begin = u.columns.begin(c), end = u.columns.begin(c + 1);
+      const T part = grad[l * u.cells() + i * u.columns.cells + c] / T(rows * (end - begin));
+      for (int64_t x = begin; x < end; ++x) to[l * u.stride() + x - tile.begin] = part;
+    }
+}
+
+// work.grad becomes the gradient of z and work.z that of the logits; the weights' is added up.
+template <class T>
+void differentiate(const Update<T>& u, const Tile& tile, const T* logits, GradientWork<T>& work) {
+  using V = Wide<T>;
+  const int64_t step = u.stride();
+  for (int64_t x = 0; x < tile.columns(); x += kWidth<T>) {
+    T *z = work.z.data() + x, *grad = work.grad.data() + x, *weights = work.weights.data();
+    const V shift = load<V>(work.shift.data() + x);
+    int64_t stride = u.pixels();
+    const T* at = whole_vectors(logits + x, u.labels, tile.columns() - x, work.vectors.data(), &stride);
+    V mean{}, total{};
+    if (u.softmax)
+      for (int64_t l = 0; l < u.labels; ++l) mean = fma(load<V>(z + l * step), load<V>(grad + l * step), mean);
+    for (int64_t l = 0; l < u.labels; ++l) {
+      V slope = load<V>(grad + l * step);
+      if (u.softmax) slope = load<V>(z + l * step) * (slope - mean);
+      store(grad + l * step, slope);
+      const V scaled = splat<V>(u.weight[l]) * slope, unary = load<V>(at + l * stride) - shift;
+      store(z + l * step, scaled);
+      total += scaled;
+      V product = slope * unary;
+      if (tile.columns() - x < kWidth<T>)
+        for (int64_t i = tile.columns() - x; i < kWidth<T>; ++i) product[i] = 0;
+      store(weights + l * kWidth<T>, load<V>(weights + l * kWidth<T>) + product);
+    }
+    if (u.needs_sums())
+      for (int64_t l = 0; l < u.labels; ++l) {
+        const V probability = exp(load<V>(at + l * stride) - shift);
+        store(z + l * step, load<V>(z + l * step) - probability * total);
+      }
+  }
+}
+
+// Two rows of a tile's columns to the cells beside each gap.
+template <class T>
+void gather_columns(const Update<T>& u, const Tile& tile, const T* sums, T* row) {
+  int64_t x = tile.begin;
+  for (int64_t gap = u.columns.gap(x); x < tile.end; ++gap) {
+    const int64_t end = std::min(tile.end, u.columns.gap_begin(gap + 1));
+    T left = 0, right = 0;
+    for (; x < end; ++x) {
+      left += (1 - u.share[x]) * sums[x - tile.begin];
+      right += u.share[x] * sums[x - tile.begin];
+    }
+    row[u.columns.below(gap)] += left;
+    row[u.columns.above(gap)] += right;
+  }
+}
+
+// The rows between the middles of two rows of cells: gradients of their logits, and what they add to those of the
+// message in both rows of cells and to those of the weights.
+template <class T>
+void differentiate_gap(const Update<T>& u, int64_t gap, const T* grad, const T* logits, const T* message,
+                       T* grad_logits, T* grad_message, double* grad_weight, GradientWork<T>& work) {
+  const int64_t top = u.rows.gap_begin(gap), bottom = u.rows.gap_begin(gap + 1), size = u.labels * u.stride();
+  T *below = work.sums.data(), *above = work.sums_above.data();
+  clear(work.weights.data(), work.weights.size());
+  for (int64_t t = 0; t < u.tiles(); ++t) {
+    const Tile tile(u, t);
+    clear(below, size);
+    clear(above, size);
+    for (int64_t y = top; y < bottom; ++y) {
+      evaluate(u, tile, y, logits, message, work, work.shift.data());
+      read_gradient(u, tile, y, grad, work);
+      differentiate(u, tile, logits + y * u.columns.pixels + tile.begin, work);
+      copy_row(u, tile, y, work.z.data(), grad_logits);
+      if (u.blur() == 1) {
+        copy_row(u, tile, y, work.grad.data(), grad_message);
+        continue;
+      }
+      const T share = T(u.rows.share(y));
+      for (int64_t l = 0; l < u.labels; ++l)
+        for (int64_t x = l * u.stride(); x < l * u.stride() + tile.columns(); ++x) {
+          below[x] += (1 - share) * work.grad[x];
+          above[x] += share * work.grad[x];
+        }
+    }
+    if (u.blur() == 1) continue;
+    for (int64_t l = 0; l < u.labels; ++l) {
+      T* cells = grad_message + l * u.cells();
+      gather_columns(u, tile, below + l * u.stride(), cells + u.rows.below(gap) * u.columns.cells);
+      gather_columns(u, tile, above + l * u.stride(), cells + u.rows.above(gap) * u.columns.cells);
+    }
+  }
+  for (int64_t l = 0; l < u.labels; ++l) {
+    grad_weight[l] = 0;
+    for (int i = 0; i < kWidth<T>; ++i) grad_weight[l] += work.weights[l * kWidth<T> + i];
+  }
+}
