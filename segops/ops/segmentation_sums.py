@@ -71,7 +71,7 @@ def segmentation_sums(
         >>> sums.overlap.shape, sums.pixels.sum().item()
         (torch.Size([2, 4]), 2048.0)
     """
-    target = check_pixels(logits, target)
+    target = _check_pixels(logits, target)
     ignore_index = None if ignore_index is None else _checks.integer("ignore_index", ignore_index)
     gamma = _checks.finite("gamma", gamma)
     if gamma < 0:
@@ -81,7 +81,7 @@ def segmentation_sums(
     return SegmentationSums(*sums.unbind(1))
 
 
-def check_pixels(logits: Tensor, target: Tensor) -> Tensor:
+def _check_pixels(logits: Tensor, target: Tensor) -> Tensor:
     """The target as int64, of logits (N, C, ...) and a target (N, ...) that go together."""
     _checks.floating("logits", _checks.dense("logits", logits, "(N, C, ...)"))
     if logits.dim() < 3 or logits.shape[1] == 0:
