@@ -36,7 +36,7 @@ class Effort:
     the only round, on a CPU and of a provider that does not compile."""
 
     budget: float = 1.0
-    enough: float = 8.0
+    enough: float = 2.0
 
 
 @contextmanager
