@@ -27,7 +27,7 @@ from torch.utils import _pytree as pytree
 
 Call = Callable[[], Any]
 MOST_ROUNDS = {"cpu": 100, "cuda": 300}
-MOST_COPIES = 32
+MOST_COPIES = 16
 
 
 @dataclass(frozen=True)
