@@ -1,23 +1,25 @@
 """Losses, each as a function and as a module."""
 
-from ..ops import lovasz_hinge, lovasz_softmax
 from .binary_cross_entropy import BinaryCrossEntropyLoss, binary_cross_entropy
 from .combined import CombinedLoss
 from .combo_loss import ComboLoss, combo_loss
 from .conventions import convention
 from .cross_entropy import CrossEntropyLoss, cross_entropy
+from .cross_entropy_dice_focal import CrossEntropyDiceFocalLoss, cross_entropy_dice_focal
 from .dice_loss import DiceLoss, dice_loss
 from .focal_loss import FocalLoss, focal_loss
 from .label_relaxation import LabelRelaxationLoss, label_relaxation
-from .lovasz_hinge import LovaszHingeLoss
-from .lovasz_softmax import LovaszSoftmaxLoss
+from .lovasz_hinge import LovaszHingeLoss, lovasz_hinge
+from .lovasz_softmax import LovaszSoftmaxLoss, lovasz_softmax
 from .ohem_cross_entropy import OHEMCrossEntropyLoss, ohem_cross_entropy
 from .tversky_loss import FocalTverskyLoss, TverskyLoss, focal_tversky_loss, tversky_loss
+from .upsample_cross_entropy import UpsampleCrossEntropyLoss, upsample_cross_entropy
 
 __all__ = [
     "BinaryCrossEntropyLoss",
     "CombinedLoss",
     "ComboLoss",
+    "CrossEntropyDiceFocalLoss",
     "CrossEntropyLoss",
     "DiceLoss",
     "FocalLoss",
@@ -27,10 +29,12 @@ __all__ = [
     "LovaszSoftmaxLoss",
     "OHEMCrossEntropyLoss",
     "TverskyLoss",
+    "UpsampleCrossEntropyLoss",
     "binary_cross_entropy",
     "combo_loss",
     "convention",
     "cross_entropy",
+    "cross_entropy_dice_focal",
     "dice_loss",
     "focal_loss",
     "focal_tversky_loss",
@@ -39,4 +43,5 @@ __all__ = [
     "lovasz_softmax",
     "ohem_cross_entropy",
     "tversky_loss",
+    "upsample_cross_entropy",
 ]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-
 from ..ops import lovasz_hinge
+from ._contract import Loss
 
 
-class LovaszHingeLoss(nn.Module):
-    """Lovasz hinge loss of binary logits; see :func:`segops.lovasz_hinge` for the mathematics and the options.
-
-    Args:
-        per_image, ignore_index, reduction: as in :func:`segops.lovasz_hinge`.
+class LovaszHingeLoss(Loss):
+    """:func:`segops.lovasz_hinge` as a module, whose options it takes.
 
     Shape:
         logits ``(N, ...)`` and target of the same shape to a scalar, or ``(N,)`` with ``per_image=True`` and
@@ -27,17 +23,4 @@ class LovaszHingeLoss(nn.Module):
         torch.Size([])
     """
 
-    def __init__(self, *, per_image: bool = True, ignore_index: int | None = None, reduction: str = "mean"):
-        super().__init__()
-        self.per_image = per_image
-        self.ignore_index = ignore_index
-        self.reduction = reduction
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of ``logits`` (N, ...) against ``target`` of the same shape."""
-        return lovasz_hinge(
-            logits, target, per_image=self.per_image, ignore_index=self.ignore_index, reduction=self.reduction
-        )
-
-    def extra_repr(self) -> str:
-        return f"per_image={self.per_image}, ignore_index={self.ignore_index}, reduction={self.reduction!r}"
+    function = staticmethod(lovasz_hinge)

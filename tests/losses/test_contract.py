@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import segops
 from segops import losses
 
 WEIGHT = torch.tensor([1.0, 0.5, 2.0])
@@ -41,8 +42,8 @@ def gradient(loss, logits):
 
 
 def test_the_table_covers_every_loss():
-    functions = {n for n in losses.__all__ if n.islower()} - {"convention", "lovasz_hinge", "lovasz_softmax"}
-    assert functions == set(LOSSES)
+    functions = {n for n in losses.__all__ if n.islower()} - {"convention"}
+    assert functions - {n for n in functions if hasattr(segops, n)} == set(LOSSES)
 
 
 @pytest.mark.parametrize(("name", "mode"), CASES)

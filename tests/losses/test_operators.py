@@ -1,11 +1,21 @@
-"""segops.losses: the Lovasz losses as modules."""
+"""segops.losses: the losses that are operators of their own, as modules."""
 
 from __future__ import annotations
 
 import torch
 
 import segops
-from segops.losses import LovaszHingeLoss, LovaszSoftmaxLoss
+from segops.losses import (
+    CrossEntropyDiceFocalLoss,
+    LovaszHingeLoss,
+    LovaszSoftmaxLoss,
+    UpsampleCrossEntropyLoss,
+)
+
+
+def test_functions_are_the_operators():
+    for name in ("lovasz_softmax", "lovasz_hinge", "cross_entropy_dice_focal", "upsample_cross_entropy"):
+        assert getattr(segops.losses, name) is getattr(segops, name)
 
 
 def test_softmax_module_is_the_function():
@@ -33,3 +43,18 @@ def test_hinge_module_is_the_function():
     module = LovaszHingeLoss(**options)
     assert torch.equal(module(x, target), segops.lovasz_hinge(x, target, **options))
     assert "per_image=False" in repr(module)
+
+
+def test_fused_module_is_the_function():
+    x, target = torch.randn(2, 4, 6, 6), torch.randint(0, 4, (2, 6, 6))
+    options = {"dice": 0.5, "gamma": 1.0, "class_weight": torch.tensor([1.0, 2.0, 3.0, 4.0])}
+    module = CrossEntropyDiceFocalLoss(**options)
+    assert torch.equal(module(x, target), segops.cross_entropy_dice_focal(x, target, **options))
+    assert not module.state_dict() and "dice=0.5" in repr(module)
+
+
+def test_upsampling_module_is_the_function():
+    x, target = torch.randn(2, 4, 3, 5), torch.randint(0, 4, (2, 12, 11))
+    options = {"align_corners": True, "label_smoothing": 0.1, "reduction": "sum"}
+    module = UpsampleCrossEntropyLoss(**options)
+    assert torch.equal(module(x, target), segops.upsample_cross_entropy(x, target, **options))
