@@ -56,7 +56,7 @@ struct Update {
         rows(height, blur),
         columns(width, blur),
         softmax(softmax),
-        means(means),
+        means(means && blur > 1),
         shared(shared),
         weight(labels),
         share(width + kLanes<T>) {
