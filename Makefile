@@ -1,7 +1,7 @@
 # make demo     the fully connected CRF at work on a picture
 # make test     the tests, and the examples in the docstrings
 # make test-gpu the operators on a CUDA device, Triton compiled
-# make bench    the benchmarks
+# make bench    every operator against its peers: a quarter of an hour, with ARGS=--quick three minutes
 # make lint     ruff, mypy and clang-format; make format mends what they can mend
 # make docs     the documentation, into site/
 # make build    only the environment and the native libraries
@@ -55,10 +55,8 @@ test-gpu: $(NATIVE_STAMP) .venv/.stamp-dev
 
 bench: $(NATIVE_STAMP) .venv/.stamp-dev
 	$(SAY) "Measuring; close other programs, the figures are only as calm as the machine"
-	@mkdir -p build
-	@$(PY) -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-sort=name \
-	    --benchmark-json=build/benchmark.json $(ARGS)
-	$(SAY) "Measured. The table is above, every figure is in build/benchmark.json."
+	@$(PY) -m segops bench --json build/benchmark.json --plot build/plots $(ARGS)
+	$(SAY) "Measured. The table is above, every figure is in build/benchmark.json, the plots are in build/plots."
 
 lint: .venv/.stamp-dev
 	$(SAY) "ruff, mypy, clang-format"

@@ -50,6 +50,11 @@ CPU_SOURCES = [
     "csrc/cpu/interlaced_attention.cpp",
     "csrc/cpu/conv_crf.cpp",
     "csrc/cpu/dynamic_depthwise_conv2d.cpp",
+    "csrc/cpu/confusion_matrix.cpp",
+    "csrc/cpu/distance_transform.cpp",
+    "csrc/cpu/segmentation_sums.cpp",
+    "csrc/cpu/upsample_argmax.cpp",
+    "csrc/cpu/upsample_cross_entropy.cpp",
 ]
 CUDA_SOURCES = [
     "csrc/cuda/library.cpp",
@@ -273,11 +278,18 @@ class BuildExt(BaseBuildExt):
         self.drop_stale_cuda_objects()
         super().build_extensions()
 
+    def build_extension(self, extension):
+        """In a folder of its own: ninja strikes from its log what the library at hand does not name."""
+        temp = self.build_temp
+        self.build_temp = os.path.join(temp, extension.name)
+        super().build_extension(extension)
+        self.build_temp = temp
+
     def drop_stale_cuda_objects(self):
         """Beside a CPU-only torch, BuildExtension does not track which headers a .cu file includes."""
         newest = max(map(os.path.getmtime, glob.glob("csrc/include/**/*.*", recursive=True)), default=0)
         for source in CUDA_SOURCES:
-            built = os.path.join(self.build_temp, os.path.splitext(source)[0] + ".o")
+            built = os.path.join(self.build_temp, "segops._C_cuda", os.path.splitext(source)[0] + ".o")
             if os.path.exists(built) and os.path.getmtime(built) < newest:
                 os.remove(built)
 

@@ -23,8 +23,11 @@ def tensors(result: Any) -> list[Tensor]:
 class Workload:
     """Inputs of an operator.
 
-    ``oracle`` gives the answer in float64, ``bytes_moved`` what has to cross the memory bus at the least, and
-    ``comparable`` what of a result is held against the oracle, where that is not the result itself.
+    ``oracle`` gives the answer in float64, ``bytes_moved`` what has to cross the memory bus at the least,
+    ``operations`` the multiplications and additions of matrix products that nobody can save (in the dtype of the first
+    floating tensor, or in TF32 where ``tf32`` says that torch's defaults allow it), and ``comparable`` what of a result
+    is held against the oracle, where that is not the result itself. ``size``, in pixels, is the place in a plot of
+    growth.
     """
 
     op: str
@@ -34,6 +37,9 @@ class Workload:
     oracle: Callable[[Inputs], Any]
     comparable: Callable[[Inputs, Any], Any] = lambda inputs, result: result
     threads: tuple[int, ...] = (1, 2)
+    operations: Callable[[Inputs], float] | None = None
+    tf32: bool = False
+    size: int | None = None
 
     def __str__(self) -> str:
         return f"{self.op}-{self.name}"
@@ -43,9 +49,11 @@ class Workload:
 class Provider:
     """Someone who computes an operator.
 
-    ``prepare(inputs)`` does what is not timed and returns the call that is. The first provider of an operator that is
-    not segops is the peer that ratios refer to. ``needs`` is the package it takes, which none on a GPU has; ``single``
-    says that it has one thread; ``tolerance`` is the mean absolute difference from float64, relative to the mean.
+    ``prepare(inputs)`` does what is not timed and returns the call that is. Providers whose name does not begin with
+    segops are peers: ratios refer to the fastest correct one; one that begins with compiled calls torch.compile, whose
+    first call takes seconds. ``needs`` is the module it takes; ``single`` says that
+    it has one thread, ``cpu_only`` that it takes no CUDA tensors; ``tolerance`` is the mean absolute difference from
+    float64, relative to the mean.
     """
 
     name: str
@@ -54,18 +62,33 @@ class Provider:
     needs: str | None = None
     single: bool = False
     tolerance: float = field(default=1e-3)
+    cpu_only: bool = False
+
+    @property
+    def compiles(self) -> bool:
+        return self.name.startswith("compiled")
 
     def missing(self) -> bool:
-        return self.needs is not None and importlib.util.find_spec(self.needs) is None
+        """Whether the module is not installed; looked up without importing it where it lies in no package."""
+        try:
+            return self.needs is not None and importlib.util.find_spec(self.needs) is None
+        except ModuleNotFoundError:  # of the package that it lies in
+            return True
 
 
 def error(actual: Any, expected: Any) -> float:
-    """The largest of the results' mean absolute differences, relative to the mean of the expected one."""
-    errors = [
-        float((a.double() - b.double()).abs().mean() / b.double().abs().mean())
-        for a, b in zip(tensors(actual), tensors(expected), strict=True)
-    ]
-    return max(errors)
+    """The largest of the results' mean absolute differences, relative to the mean of the expected one.
+
+    Infinite where a shape differs; not a number where a result is none.
+    """
+
+    def one(a: Tensor, b: Tensor) -> float:
+        if a.shape != b.shape:
+            return float("inf")
+        return float((a.double() - b.double()).abs().mean() / b.double().abs().mean())
+
+    pairs = zip(tensors(actual), tensors(expected), strict=True)
+    return max((one(a, b) for a, b in pairs), key=lambda e: (e != e, e))
 
 
 def with_gradients(function: Callable[..., Tensor], *inputs: Tensor, grad: Tensor | None = None) -> list[Tensor]:

@@ -1,30 +1,25 @@
-"""After the table: each provider's speed as a ratio to the peer's best in the same run."""
+"""After the table: each provider's speed as a ratio to the fastest peer in the same run."""
 
 from __future__ import annotations
 
-import torch
-
-collect_ignore = [] if torch.cuda.is_available() else ["test_bench_gpu.py"]
+import plan
+from report import peer_of, ratio, times
 
 
 def pytest_collection_modifyitems(config, items):
-    """A run that measures nothing shows that the rows work: of each operator segops on its first workload."""
+    """A run that measures nothing shows that the rows work: of each operator segops on the workload of --quick."""
     if not config.getoption("benchmark_disable"):
         return
-    rows = {}
+    quick, kept = set(plan.workloads(plan.operators(), quick=True)), {}
     for item in items:
-        row = item.callspec.params if hasattr(item, "callspec") and "provider" in item.callspec.params else None
+        row = item.callspec.params.get("row") if hasattr(item, "callspec") else None
         if row is None:
-            rows[item] = item
-        elif row["provider"].name.startswith("segops"):
-            rows.setdefault((row["workload"].op, row["provider"].name), item)
-    kept = set(rows.values())
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = [item for item in items if item in kept]
-
-
-def where(info: dict) -> str:
-    return "gpu" if "device" in info else f"{info['threads']} thr"
+            kept[item] = item
+        elif row.name.startswith("segops") and row.workload in quick:
+            kept.setdefault((row.workload.op, row.name, row.device), item)
+    wanted = set(kept.values())
+    config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+    items[:] = [item for item in items if item in wanted]
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -32,19 +27,15 @@ def pytest_terminal_summary(terminalreporter, config):
     done = [b for b in getattr(session, "benchmarks", []) if b.stats and b.extra_info.get("provider")]
     if not done:
         return
-    terminalreporter.section("ratios to the peer in this run")
-    by_workload: dict[str, list] = {}
-    for b in done:
-        by_workload.setdefault(b.extra_info["workload"], []).append(b)
-    for workload, rows in by_workload.items():
-        peers = [b for b in rows if not b.extra_info["provider"].startswith("segops")]
-        for b in sorted(rows, key=lambda b: (b.extra_info["provider"], b.extra_info["threads"])):
-            info = b.extra_info
-            # A peer with as many threads where there is one, else the one thread it has.
-            peer = next((p for p in peers if p.extra_info["threads"] == info["threads"]), peers[0] if peers else None)
-            ratio = f"{peer.stats.median / b.stats.median:6.2f}x {peer.extra_info['provider']}" if peer else ""
-            memory = f"{info['peak_mib']:7.0f} MiB" if "peak_mib" in info else ""
-            terminalreporter.write_line(
-                f"{workload:44s} {info['provider']:14s} {where(info):6s} {b.stats.median * 1e3:9.2f} ms "
-                f"{100 * info.get('share_of_copy_bandwidth', 0):5.1f} % of copy bandwidth {memory:12s} {ratio}"
-            )
+    terminalreporter.section("ratios to the fastest peer in this run")
+    rows = [{**b.extra_info, "median_ms": 1e3 * b.stats.median} for b in done]
+    for row in sorted(rows, key=lambda r: (r["workload"], r["threads"], r["provider"])):
+        alike = [r for r in rows if r["gpu"] == row["gpu"]]
+        factor, peer = ratio(row, alike), peer_of(row, alike)
+        against = f"{times(factor)}x {peer['provider']}" if factor is not None and peer is not None else ""
+        where = "gpu" if row["gpu"] else f"{row['threads']} thr"
+        peak = f"{row['peak_mib']:7.0f} MiB" if row.get("peak_mib") is not None else ""
+        terminalreporter.write_line(
+            f"{row['workload']:44s} {row['provider']:14s} {where:6s} {row['median_ms']:9.2f} ms "
+            f"{100 * row['share_of_floor']:5.1f} % of the floor {peak:12s} {against}"
+        )

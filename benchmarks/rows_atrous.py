@@ -7,6 +7,7 @@ and torch.compile around it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -37,6 +38,19 @@ def bytes_moved(inputs: Inputs) -> int:
     x, weights = inputs["x"], weights_of(inputs)
     results = sum(w.shape[0] for w in weights) * x.shape[2] * x.shape[3]
     return (x.numel() + results + sum(w.numel() for w in weights)) * 4 * (3 if x.requires_grad else 1)
+
+
+def valid(length: int, rate: int) -> int:
+    """How often one of the three taps of a kernel meets a position of the map, over all of them."""
+    return sum(max(length - abs(tap * rate), 0) for tap in (-1, 0, 1))
+
+
+def operations(inputs: Inputs) -> float:
+    """The products that are not with padding; twice that backward."""
+    x, weights = inputs["x"], weights_of(inputs)
+    pairs = zip(weights, inputs["rates"], strict=True)
+    forward = sum(2 * w.shape[0] * w.shape[1] * valid(x.shape[2], r) * valid(x.shape[3], r) for w, r in pairs)
+    return forward * (3 if x.requires_grad else 1)
 
 
 def run(function: Callable[..., Tensor], layout: torch.memory_format, inputs: Inputs) -> Callable[[], Any]:
@@ -77,11 +91,11 @@ def exact(function: Callable[..., Tensor], inputs: Inputs) -> Any:
     return run(function, torch.contiguous_format, doubled(inputs))()
 
 
-def workloads(op: str, name: str, function: Callable[..., Tensor], *sizes: Any) -> tuple[Workload, Workload]:
+def workloads(op: str, name: str, function: Callable[..., Tensor], *sizes: Any) -> tuple[Workload, ...]:
+    """Forward, and with the gradients."""
+    rest = {"threads": (2,), "operations": operations, "tf32": True}
     return tuple(
-        Workload(
-            op, name + suffix, partial(inputs, *sizes, backward), bytes_moved, partial(exact, function), threads=(2,)
-        )
+        Workload(op, name + suffix, partial(inputs, *sizes, backward), bytes_moved, partial(exact, function), **rest)
         for suffix, backward in (("_forward", False), ("_forward_backward", True))
     )
 
@@ -103,6 +117,15 @@ WORKLOADS = (
     *workloads("atrous_conv2d", "256_256_97x97_rate_2", plain_concat, 256, 256, 97, [2]),
     *workloads("aspp", "deeplabv3_2048_256_65x65_rates_12_24_36", plain_concat, 2048, 256, 65, [12, 24, 36]),
     *workloads("aspp_sum", "deeplabv2_2048_21_65x65_rates_6_12_18_24", plain_sum, 2048, 21, 65, [6, 12, 18, 24]),
+)
+# Stride 16, where rates are half as large.
+SWEEPS = tuple(
+    replace(workload, size=33 * 33)
+    for workload in (
+        workloads("atrous_conv2d", "2048_256_33x33_rate_18", plain_concat, 2048, 256, 33, [18])[1],
+        workloads("aspp", "deeplabv3_2048_256_33x33_rates_6_12_18", plain_concat, 2048, 256, 33, [6, 12, 18])[1],
+        workloads("aspp_sum", "deeplabv2_2048_21_33x33_rates_3_6_9_12", plain_sum, 2048, 21, 33, [3, 6, 9, 12])[1],
+    )
 )
 
 PROVIDERS = (

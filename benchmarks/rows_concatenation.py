@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from bench_types import Inputs, Provider, Workload, doubled, tensors_once, with_gradients
@@ -13,10 +14,11 @@ import segops
 OP = "nonlocal_concatenation"
 
 
-def inputs(gradients: bool) -> Inputs:
-    """Stride 8 of a crop of 769 pixels, 256 channels."""
+def inputs(size: int, gradients: bool) -> Inputs:
+    """256 channels; 97 is stride 8 of a crop of 769 pixels."""
     g = torch.Generator().manual_seed(0)
-    shapes = {"query_score": (1, 9409), "key_score": (1, 9409), "value": (1, 256, 9409)}
+    positions = size * size
+    shapes = {"query_score": (1, positions), "key_score": (1, positions), "value": (1, 256, positions)}
     tensors = {k: torch.randn(s, generator=g).requires_grad_(gradients) for k, s in shapes.items()}
     return {**tensors, "grad": torch.randn(shapes["value"], generator=g)} if gradients else tensors
 
@@ -64,17 +66,14 @@ def oracle(inputs: Inputs) -> list[Tensor]:
     return [out, grad_query, sum(p[2] for p in pieces), sum(p[3] for p in pieces)]
 
 
-WORKLOADS = tuple(
-    Workload(
-        OP,
-        f"256x97x97{'_forward_backward' if gradients else ''}",
-        lambda gradients=gradients: inputs(gradients),  # type: ignore[misc]
-        tensors_once,
-        oracle,
-        threads=(2,),
-    )
-    for gradients in (False, True)
-)
+def workload(size: int, gradients: bool) -> Workload:
+    name = f"256x{size}x{size}{'_forward_backward' if gradients else ''}"
+    place = size * size if gradients else None
+    return Workload(OP, name, partial(inputs, size, gradients), tensors_once, oracle, threads=(2,), size=place)
+
+
+WORKLOADS = (workload(97, False), workload(97, True))
+SWEEPS = (workload(25, True), workload(49, True))
 
 PROVIDERS = (
     Provider("segops", OP, provider(segops.nonlocal_concatenation)),

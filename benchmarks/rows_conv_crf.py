@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,9 @@ import segops
 SIZE, ITERATIONS = 11, 5
 
 
-def photo(blur: int, gradients: bool = False) -> Inputs:
+def photo(blur: int, gradients: bool = False, height: int = 375, width: int = 500) -> Inputs:
     """A photograph of VOC's size with 21 labels, and how far messages pass."""
-    inputs = scene(("coffee",), 375, 500, 21, ITERATIONS)
+    inputs = scene(("coffee",), height, width, 21, ITERATIONS)
     return {"logits": inputs["logits"].requires_grad_(gradients), "image": inputs["image"], "blur": blur}
 
 
@@ -36,7 +37,7 @@ def unfolded_crf(logits: Tensor, image: Tensor, blur: int) -> Tensor:
     height, width = logits.shape[2:]
     top, left = (-(-(-size % blur) // 2) for size in (height, width))
     colors = image.to(logits.dtype)
-    place = torch.arange(-(SIZE // 2), SIZE // 2 + 1, dtype=logits.dtype).mul(blur / 3).square()
+    place = torch.arange(-(SIZE // 2), SIZE // 2 + 1, dtype=logits.dtype, device=logits.device).mul(blur / 3).square()
     window = torch.exp(-0.5 * (place + place[:, None])).view(1, 1, -1, 1, 1)
 
     def pool(x: Tensor) -> Tensor:
@@ -73,7 +74,7 @@ def oracle(inputs: Inputs) -> list[Tensor]:
 
 
 WORKLOADS = (
-    Workload("conv_crf", "500x375_21_labels_blur_4", lambda: photo(4), tensors_once, oracle),
+    Workload("conv_crf", "500x375_21_labels_blur_4", lambda: photo(4), tensors_once, oracle, size=375 * 500),
     Workload("conv_crf", "500x375_21_labels_blur_1", lambda: photo(1), tensors_once, oracle, threads=(2,)),
     Workload(
         "conv_crf",
@@ -83,6 +84,17 @@ WORKLOADS = (
         oracle,
         threads=(2,),
     ),
+)
+SWEEPS = tuple(
+    Workload(
+        "conv_crf",
+        f"{width}x{height}_21_labels_blur_4",
+        partial(photo, 4, False, height, width),
+        tensors_once,
+        oracle,
+        size=height * width,
+    )
+    for height, width in ((94, 125), (188, 250))
 )
 
 PROVIDERS = (

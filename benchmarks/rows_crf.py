@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -65,7 +66,14 @@ def filtered(name: str) -> Callable[[Inputs], Tensor]:
 
 VOC = ("coffee",)
 WORKLOADS = (
-    Workload("dense_crf", "500x375_21_labels", lambda: scene(VOC, 375, 500, 21, 10), crf_bytes, exact_crf),
+    Workload(
+        "dense_crf",
+        "500x375_21_labels",
+        lambda: scene(VOC, 375, 500, 21, 10),
+        crf_bytes,
+        exact_crf,
+        size=375 * 500,
+    ),
     Workload("dense_crf", "1024x512_19_labels", lambda: scene(("astronaut",), 512, 1024, 19, 5), crf_bytes, exact_crf),
     Workload(
         "dense_crf",
@@ -90,6 +98,17 @@ WORKLOADS = (
         lambda inputs: filtered("gaussian_filter_exact")(doubled(inputs)),
     ),
     Workload("dense_crf_features", "500x375", lambda: bilateral(375, 500, 1), tensors_once, exact_features),
+)
+SWEEPS = tuple(
+    Workload(
+        "dense_crf",
+        f"{width}x{height}_21_labels",
+        partial(scene, VOC, height, width, 21, 10),
+        crf_bytes,
+        exact_crf,
+        size=height * width,
+    )
+    for height, width in ((94, 125), (188, 250), (750, 1000))
 )
 
 
@@ -144,10 +163,12 @@ def eager_features(inputs: Inputs) -> Callable[[], Tensor]:
 PEER = "pydensecrf.densecrf"
 PROVIDERS = (
     Provider("segops", "dense_crf", segops_crf),
-    Provider("pydensecrf2", "dense_crf", numpy_crf(PEER), needs="pydensecrf", single=True),
-    Provider("segops_numpy", "dense_crf", numpy_crf("segops.compat.pydensecrf.densecrf"), needs="segops._host"),
+    Provider("pydensecrf2", "dense_crf", numpy_crf(PEER), needs="pydensecrf", single=True, cpu_only=True),
+    Provider(
+        "segops_numpy", "dense_crf", numpy_crf("segops.compat.pydensecrf.densecrf"), "segops._host", cpu_only=True
+    ),
     Provider("segops", "mean_field", segops_crf),
-    Provider("pydensecrf2", "mean_field", numpy_crf(PEER), needs="pydensecrf", single=True),
+    Provider("pydensecrf2", "mean_field", numpy_crf(PEER), needs="pydensecrf", single=True, cpu_only=True),
     Provider(
         "segops",
         "permutohedral_filter",

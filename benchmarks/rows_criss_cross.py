@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from bench_types import Inputs, Provider, Workload, doubled, tensors_once, with_gradients
@@ -69,6 +70,13 @@ def channels_last(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return out.permute(0, 3, 1, 2).contiguous()
 
 
+def operations(inputs: Inputs) -> float:
+    """Two products of each pixel with its row and column; twice that backward."""
+    n, channels, height, width = inputs["query"].shape
+    forward = 2 * n * height * width * (height + width) * (channels + inputs["value"].shape[1])
+    return forward * (3 if "grad" in inputs else 1)
+
+
 def oracle(inputs: Inputs) -> list[Tensor]:
     with segops.backend("reference"):
         return provider(segops.criss_cross_attention)(doubled(inputs))()
@@ -81,12 +89,26 @@ WORKLOADS = tuple(
         lambda n=n, size=size, gradients=gradients: maps(n, size, gradients),  # type: ignore[misc]
         tensors_once,
         oracle,
+        operations=operations,
+        size=size * size if (n, gradients) == (1, True) else None,
     )
     for n, size in ((1, 97), (2, 65))
     for gradients in (False, True)
 )
 
 OP = "criss_cross_attention"
+SWEEPS = tuple(
+    Workload(
+        OP,
+        f"1x64_512x{size}x{size}_forward_backward",
+        partial(maps, 1, size, True),
+        tensors_once,
+        oracle,
+        operations=operations,
+        size=size * size,
+    )
+    for size in (33, 65, 129)
+)
 PROVIDERS = (
     Provider("segops", OP, provider(segops.criss_cross_attention)),
     Provider("compiled_channels_last", OP, lambda inputs: provider(torch.compile(channels_last))(inputs)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -96,6 +97,20 @@ def expanded_encoding(x: Tensor, codewords: Tensor, scale: Tensor) -> Tensor:
     return (x @ assignment).mT - assignment.sum(1)[..., None] * codewords
 
 
+def em_operations(inputs: Inputs) -> float:
+    """Two products in each of 3 iterations and one more; twice that backward."""
+    n, channels, height, width = inputs["x"].shape
+    forward = (4 * 3 + 2) * n * height * width * channels * inputs["bases"].shape[2]
+    return forward * (3 if inputs["gradient"] else 1)
+
+
+def encoding_operations(inputs: Inputs) -> float:
+    """Pixels by codewords, assignments by pixels; twice that backward."""
+    n, channels, height, width = inputs["x"].shape
+    forward = 4 * n * height * width * channels * inputs["codewords"].shape[0]
+    return forward * (3 if inputs["gradient"] else 1)
+
+
 def exact_em(inputs: Inputs) -> Any:
     return em(eager_em)(doubled(inputs))()
 
@@ -105,16 +120,21 @@ def exact_encoding(inputs: Inputs) -> Any:
 
 
 WORKLOADS = (
-    Workload("em_attention", "8x512x65x65_64_bases", lambda: em_inputs(False), tensors_once, exact_em),
-    Workload("em_attention", "8x512x65x65_64_bases_unrolled", lambda: em_inputs(True), tensors_once, exact_em),
-    Workload("encoding", "4x512x60x60_32_codewords", lambda: encoding_inputs(False), tensors_once, exact_encoding),
-    Workload(
-        "encoding",
-        "4x512x60x60_32_codewords_forward_backward",
-        lambda: encoding_inputs(True),
-        tensors_once,
-        exact_encoding,
-        threads=(2,),
+    *(
+        Workload("em_attention", name, partial(em_inputs, gradient), tensors_once, exact_em, operations=em_operations)
+        for name, gradient in (("8x512x65x65_64_bases", False), ("8x512x65x65_64_bases_unrolled", True))
+    ),
+    *(
+        Workload(
+            "encoding",
+            f"4x512x60x60_32_codewords{suffix}",
+            partial(encoding_inputs, gradient),
+            tensors_once,
+            exact_encoding,
+            threads=(2,) if gradient else (1, 2),
+            operations=encoding_operations,
+        )
+        for suffix, gradient in (("", False), ("_forward_backward", True))
     ),
 )
 

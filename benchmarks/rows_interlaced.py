@@ -65,6 +65,14 @@ def fused(query: Tensor, key: Tensor, value: Tensor, relation: str) -> Tensor:
     return unblocked(out.mT.reshape(shape), relation)
 
 
+def operations(inputs: Inputs) -> float:
+    """Two products of each pixel with the members of its group; twice that backward."""
+    _, channels, height, width = inputs["query"].shape
+    members = BLOCK * BLOCK if inputs["relation"] == "local" else height * width // BLOCK**2
+    forward = 2 * height * width * members * (channels + inputs["value"].shape[1])
+    return forward * (3 if "grad" in inputs else 1)
+
+
 def oracle(inputs: Inputs) -> list[Tensor]:
     with segops.backend("reference"):
         return provider(partial(segops.interlaced_attention, down_factor=BLOCK))(doubled(inputs))()
@@ -77,6 +85,7 @@ WORKLOADS = tuple(
         lambda size=size, relation=relation, gradients=gradients: maps(size, relation, gradients),  # type: ignore[misc]
         tensors_once,
         oracle,
+        operations=operations,
     )
     for size in (104, 128)
     for relation in ("global", "local")

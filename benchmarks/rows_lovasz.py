@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from bench_types import Inputs, Provider, Workload, doubled, tensors_once, with_gradients
@@ -88,6 +90,28 @@ def published_hinge(inputs: Inputs) -> Callable[[], list[Tensor]]:
     return lambda: with_gradients(loss, inputs["input"])
 
 
+def smp_softmax(inputs: Inputs) -> Callable[[], list[Tensor]]:
+    """segmentation-models-pytorch's, which averages over the classes that are present, whatever is asked for."""
+    loss = importlib.import_module("segmentation_models_pytorch.losses").LovaszLoss("multiclass")
+    return lambda: with_gradients(lambda x: loss(x, inputs["target"]), inputs["input"])
+
+
+def smp_hinge(inputs: Inputs) -> Callable[[], list[Tensor]]:
+    loss = importlib.import_module("segmentation_models_pytorch.losses").LovaszLoss("binary", per_image=True)
+    return lambda: with_gradients(lambda x: loss(x, inputs["target"]), inputs["input"])
+
+
+def kornia_softmax(inputs: Inputs) -> Callable[[], list[Tensor]]:
+    """Its own quantity: a loss for each image, averaged over all classes, whatever is asked for."""
+    loss = importlib.import_module("kornia.losses").lovasz_softmax_loss
+    return lambda: with_gradients(lambda x: loss(x, inputs["target"]), inputs["input"])
+
+
+def kornia_hinge(inputs: Inputs) -> Callable[[], list[Tensor]]:
+    loss = importlib.import_module("kornia.losses").lovasz_hinge_loss
+    return lambda: with_gradients(lambda x: loss(x[:, None], inputs["target"]), inputs["input"])
+
+
 def sorted_rows() -> Inputs:
     return {"foreground": (torch.rand(21, 1 << 20, generator=torch.Generator().manual_seed(0)) < 0.05).float()}
 
@@ -110,6 +134,7 @@ WORKLOADS = (
     softmax_row("untrained_4x21x512x512_forward_backward", lambda: untrained("present", 4, 21, 512, 512)),
     softmax_row("trained_4x21x512x512_forward_backward", lambda: trained("present", 4, 21, 512, 512)),
     softmax_row("untrained_2x150x256x256_all_forward_backward", lambda: untrained("all", 2, 150, 256, 256)),
+    softmax_row("untrained_1x21x512x512_all_forward_backward", lambda: untrained("all", 1, 21, 512, 512)),
     softmax_row("trained_2x150x256x256_all_forward_backward", lambda: trained("all", 2, 150, 256, 256)),
     softmax_row("10_of_150_classes_2x150x256x256_forward_backward", lambda: few_classes(10, 2, 150, 256, 256)),
     Workload(
@@ -128,13 +153,29 @@ WORKLOADS = (
     ),
 )
 
+SWEEPS = tuple(
+    Workload(
+        "lovasz_softmax",
+        f"untrained_1x21x{size}x{size}_forward_backward",
+        partial(untrained, "present", 1, 21, size, size),
+        tensors_once,
+        by_reference(segops_softmax),
+        size=size * size,
+    )
+    for size in (128, 256, 512, 1024)
+)
+
 # The published code's float32 gradients are off by some thousandths (see docs/ops/lovasz_grad.md).
 CANCELLED = 0.05
 PROVIDERS = (
     Provider("segops", "lovasz_softmax", segops_softmax),
     Provider("published", "lovasz_softmax", published_softmax, tolerance=CANCELLED),
+    Provider("smp", "lovasz_softmax", smp_softmax, needs="segmentation_models_pytorch", tolerance=CANCELLED),
+    Provider("kornia", "lovasz_softmax", kornia_softmax, needs="kornia", tolerance=CANCELLED),
     Provider("segops", "lovasz_hinge", segops_hinge),
     Provider("published", "lovasz_hinge", published_hinge, tolerance=CANCELLED),
+    Provider("smp", "lovasz_hinge", smp_hinge, needs="segmentation_models_pytorch", tolerance=CANCELLED),
+    Provider("kornia", "lovasz_hinge", kornia_hinge, needs="kornia", tolerance=CANCELLED),
     Provider("segops", "lovasz_grad", segops_grad),
     Provider(
         "published",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 
 import torch
 from bench_types import Inputs, Provider, Workload, doubled, tensors_once, with_gradients
@@ -66,6 +69,14 @@ def associated(query: Tensor, key: Tensor, value: Tensor, mode: str) -> Tensor:
     return torch.matmul(context, query.flatten(2)).view(value.shape)
 
 
+def mmcv(query: Tensor, key: Tensor, value: Tensor, mode: str) -> Tensor:
+    """Between the projections of its NonLocal2d."""
+    pairwise = getattr(importlib.import_module("mmcv.cnn").NonLocal2d, mode)
+    layer = SimpleNamespace(use_scale=False)
+    weights = pairwise(layer, query.flatten(2).mT, key.flatten(2))
+    return torch.matmul(weights, value.flatten(2).mT).mT.contiguous().view(*value.shape[:2], *query.shape[2:])
+
+
 def oracle(inputs: Inputs) -> list[Tensor]:
     """All pairs of some queries at a time: all together take 700 MB for each matrix."""
     exact = doubled(inputs)
@@ -80,18 +91,32 @@ def oracle(inputs: Inputs) -> list[Tensor]:
     return [x.unflatten(2, inputs["query"].shape[2:]) for x in results]
 
 
+def operations(inputs: Inputs) -> float:
+    """Both products of all pairs, or of channels where they associate; twice that backward."""
+    channels, out, positions = inputs["query"].shape[1], inputs["value"].shape[1], inputs["query"][0, 0].numel()
+    if inputs["mode"] == "dot_product":
+        return 3 * 2 * 2 * positions * channels * out
+    return 3 * 2 * positions**2 * (channels + out)
+
+
 OP, DOT = "nonlocal_attention", "nonlocal_attention_dot_product"
 
 
-def workload(op: str, name: str, make: Callable[[], Inputs]) -> Workload:
-    return Workload(op, name, make, tensors_once, oracle, threads=(2,))
+def workload(op: str, name: str, make: Callable[[], Inputs], size: int | None = None) -> Workload:
+    return Workload(op, name, make, tensors_once, oracle, threads=(2,), operations=operations, size=size)
 
 
 WORKLOADS = (
-    workload(OP, "256_256x97x97_forward_backward", lambda: maps(256, 97)),
+    workload(OP, "256_256x97x97_forward_backward", lambda: maps(256, 97), 97 * 97),
     workload(OP, "256_512x97x97_forward_backward", lambda: maps(512, 97)),
     workload(OP, "256_256x97x97_bfloat16_forward_backward", lambda: maps(256, 97, torch.bfloat16)),
-    workload(DOT, "256_256x97x97_forward_backward", lambda: maps(256, 97, mode="dot_product")),
+    workload(DOT, "256_256x97x97_forward_backward", lambda: maps(256, 97, mode="dot_product"), 97 * 97),
+)
+
+SWEEPS = tuple(
+    workload(op, f"256_256x{size}x{size}_forward_backward", partial(maps, 256, size, mode=mode), size * size)
+    for op, mode in ((OP, "embedded_gaussian"), (DOT, "dot_product"))
+    for size in (25, 49)
 )
 
 PROVIDERS = (
@@ -101,8 +126,10 @@ PROVIDERS = (
     Provider("compiled", OP, lambda inputs: provider(torch.compile(published))(inputs), tolerance=1e-2),
     Provider("scaled_dot_product", OP, provider(scaled_dot_product), tolerance=1e-2),
     Provider("scaled_dot_product_copied", OP, provider(scaled_dot_product_copied), tolerance=1e-2),
+    Provider("mmcv", OP, provider(mmcv), needs="mmcv", tolerance=1e-2),
     Provider("segops", DOT, provider(fast)),
     Provider("published", DOT, provider(published)),
     Provider("compiled", DOT, lambda inputs: provider(torch.compile(published))(inputs)),
+    Provider("mmcv", DOT, provider(mmcv), needs="mmcv"),
     Provider("associated", DOT, provider(associated)),
 )

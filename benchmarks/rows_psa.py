@@ -30,7 +30,8 @@ def provider(make: Callable[[int, int], Attend]) -> Callable[[Inputs], Callable[
 
     def prepare(inputs: Inputs) -> Callable[[], list[Tensor]]:
         value, attention = inputs["value"], inputs["attention"]
-        function = make(*value.shape[2:])
+        with value.device:
+            function = make(*value.shape[2:])
         if "grad" in inputs:
             return lambda: with_gradients(function, value, attention, grad=inputs["grad"])
         return lambda: [function(value, attention)]
@@ -43,6 +44,12 @@ def bytes_moved(inputs: Inputs) -> int:
     sizes = {k: t.numel() * t.element_size() for k, t in inputs.items()}
     value, attention = sizes["value"], sizes["attention"]
     return (3 * attention + 6 * value) if "grad" in inputs else attention + 2 * value
+
+
+def operations(inputs: Inputs) -> float:
+    """The product of values and mask; two of that size backward."""
+    channels, positions = inputs["value"].shape[1], inputs["value"][0, 0].numel()
+    return 2 * channels * positions**2 * (3 if "grad" in inputs else 1)
 
 
 def table(mode: str, height: int, width: int) -> Tensor:
@@ -149,7 +156,7 @@ def mask(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Inputs], Cal
 
     def prepare(inputs: Inputs) -> Callable[[], list[Tensor]]:
         attention, grad = inputs["attention"], inputs["grad"]
-        index = table("collect", *attention.shape[2:])
+        index = table("collect", *attention.shape[2:]).to(attention.device)
         return lambda: with_gradients(lambda x: function(x, index).view(grad.shape), attention, grad=grad)
 
     return prepare
@@ -182,6 +189,7 @@ WORKLOADS = tuple(
         bytes_moved,
         oracle(mode),
         threads=(2,) if size == 59 else (1, 2),
+        operations=operations,
     )
     for mode in FUNCTIONS
     for size in (30, 59)

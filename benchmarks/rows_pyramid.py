@@ -58,6 +58,13 @@ def fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return out.mT.contiguous().view(*value.shape[:2], *query.shape[2:])
 
 
+def operations(inputs: Inputs) -> float:
+    """Two products of the queries with the cells of the pyramid; twice that backward."""
+    _, channels, height, width = inputs["query"].shape
+    forward = 2 * height * width * sum(size * size for size in SIZES) * (channels + inputs["value"].shape[1])
+    return forward * (3 if inputs["gradients"] else 1)
+
+
 def exact(function: Callable[..., Tensor]) -> Callable[[Inputs], list[Tensor]]:
     return lambda inputs: provider(function)(doubled(inputs))()
 
@@ -79,6 +86,7 @@ WORKLOADS = tuple(
             lambda gradients=gradients: maps(gradients, query=256, key=256, value=256),  # type: ignore[misc]
             tensors_once,
             exact(published),
+            operations=operations,
         ),
     )
 )

@@ -13,8 +13,8 @@ from PIL import Image
 
 import segops
 from segops.cli.demo import demo, load, soft_logits
-from segops.cli.picture import paint
 from segops.data import palette
+from segops.viz import shade
 
 IMG = Path(__file__).parent / "img"
 matplotlib.rcParams.update({"font.size": 9, "axes.titlesize": 9, "figure.dpi": 160})
@@ -43,7 +43,7 @@ def dense_crf() -> None:
         marginals = segops.dense_crf(
             logits, image, iterations=iterations, bilateral_sigma_xy=30, bilateral_sigma_rgb=10, bilateral_weight=5
         )
-        ax.imshow(paint(photo, marginals[0].argmax(0).numpy(), palette(len(names)))[y, x])
+        ax.imshow(shade(photo, marginals[0].argmax(0).numpy(), palette(len(names)))[y, x])
         ax.set_title("the labels that come in" if iterations == 0 else f"{iterations} update{'s' * (iterations > 1)}")
         ax.set_axis_off()
     save(figure, "dense_crf")
@@ -179,6 +179,88 @@ def lovasz_grad() -> None:
     print(f"lovasz_grad: at {sizes[-1]} pixels {errors} {zeros}")
 
 
+def losses() -> None:
+    """Focal loss over the probability of the label, and region losses of a square that is too small or too large."""
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    p = torch.linspace(0.005, 0.995, 200)
+    for gamma in (0, 0.5, 1, 2, 5):
+        focal = segops.losses.focal_loss(
+            torch.logit(p).view(1, 1, -1), torch.ones(1, 1, 200, dtype=torch.long), gamma=gamma, reduction="none"
+        )
+        left.plot(p, focal.flatten(), label=f"gamma = {gamma}")
+    left.set(title="focal loss", xlabel="probability of the label", ylim=(0, 4), xlim=(0, 1))
+    sides = torch.arange(1, 61)
+    rows = torch.arange(64)
+
+    def squares(side: torch.Tensor) -> torch.Tensor:
+        inside = rows < side.view(-1, 1)
+        return inside[:, :, None] & inside[:, None, :]
+
+    logits, target = 200.0 * squares(sides) - 100, squares(torch.full((60,), 30)).long()
+    curves = {
+        "Dice": segops.losses.dice_loss(logits, target, per_image=True, reduction="none"),
+        "Tversky, 0.3 and 0.7": segops.losses.tversky_loss(logits, target, per_image=True, reduction="none"),
+        "focal Tversky": segops.losses.focal_tversky_loss(logits, target, per_image=True, reduction="none"),
+        "Jaccard (Tversky, 1 and 1)": segops.losses.tversky_loss(
+            logits, target, alpha=1, beta=1, per_image=True, reduction="none"
+        ),
+    }
+    for name, curve in curves.items():
+        right.plot((sides / 30) ** 2, curve.flatten(), label=name)
+    right.set(
+        title="region losses of a predicted square", xlabel="its area, of the true one's", xlim=(0, 4), ylim=(0, 1)
+    )
+    for ax in (left, right):
+        ax.legend(frameon=False, fontsize=7)
+        ax.spines[["top", "right"]].set_visible(False)
+    save(figure, "losses")
+
+
+def inference() -> None:
+    """Where windows overlap, and the error of a model that is unsure at the borders of its windows."""
+    height, width, window = 96, 192, 48
+    truth = ((torch.arange(width) // 24 + torch.arange(height)[:, None] // 24) % 2)[None, None].float()
+    generator = torch.Generator().manual_seed(0)
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        """Right in the middle of its window, noise towards the border."""
+        offset = torch.linspace(-1, 1, window).abs()
+        border = torch.maximum(offset[:, None], offset) ** 3
+        return 2 * x - 1 + 4 * border * torch.randn(x.shape, generator=generator)
+
+    figure = Figure(figsize=(9, 2.5), layout="constrained")
+    axes = figure.subplots(1, 3)
+    options = {"without overlap": {"stride": window}, "half a window, uniform": {"stride": window // 2}}
+    options["half a window, Gaussian"] = {"stride": window // 2, "weight": "gaussian"}
+    for ax, (title, option) in zip(axes, options.items(), strict=True):
+        generator.manual_seed(0)
+        labels = segops.inference.sliding_window(model, truth, window=window, labels=True, **option)
+        wrong = labels != truth[:, 0]
+        ax.imshow(segops.viz.error_map(labels[0].numpy(), truth[0, 0].numpy().astype(int)), interpolation="nearest")
+        ax.set_title(f"{title}: {wrong.float().mean():.1%} wrong")
+        ax.set_axis_off()
+    save(figure, "inference")
+
+
+def viz() -> None:
+    """The demo's photo in the pictures that segops.viz makes."""
+    photo, coarse, names = load(None, None, None)
+    image = torch.from_numpy(photo).permute(2, 0, 1)[None]
+    logits = soft_logits(torch.from_numpy(coarse), len(names), 0.6)[None]
+    crf = {"iterations": 10, "bilateral_sigma_xy": 30, "bilateral_sigma_rgb": 10, "bilateral_weight": 5}
+    refined = segops.inference.crf_refine(logits, image, **crf)[0].argmax(0).numpy()
+    colours, piece = palette(len(names)), np.s_[:512:2, :512:2]
+    pictures = [
+        photo,
+        segops.viz.colorize(coarse, colours),
+        segops.viz.overlay(photo, refined, colours, alpha=0.6),
+        segops.viz.shade(photo, refined, colours),
+        segops.viz.error_map(refined, coarse),
+    ]
+    segops.viz.save(IMG / "viz.png", segops.viz.panel([x[piece] for x in pictures]))
+
+
 def demo_picture() -> None:
     """What `python -m segops demo` writes, small enough for a README."""
     path = IMG / "demo.png"
@@ -190,7 +272,17 @@ def demo_picture() -> None:
 
 if __name__ == "__main__":
     IMG.mkdir(exist_ok=True)
-    for draw in (demo_picture, dense_crf, mean_field, permutohedral_filter, gaussian_filter_exact, lovasz_grad):
+    for draw in (
+        demo_picture,
+        dense_crf,
+        mean_field,
+        permutohedral_filter,
+        gaussian_filter_exact,
+        lovasz_grad,
+        losses,
+        inference,
+        viz,
+    ):
         draw()
     for path in sorted(IMG.glob("*.png")):
         print(f"docs/img/{path.name}: {path.stat().st_size // 1000} KB")

@@ -15,9 +15,12 @@ _HOME = {
     "asymmetric_nonlocal": "ops",
     "aspp": "ops",
     "atrous_conv2d": "ops",
+    "confusion_matrix": "ops",
     "conv_crf": "ops",
     "criss_cross_attention": "ops",
+    "cross_entropy_dice_focal": "ops",
     "dense_crf": "ops",
+    "distance_transform": "ops",
     "dynamic_depthwise_conv2d": "ops",
     "em_attention": "ops",
     "encoding": "ops",
@@ -36,14 +39,17 @@ _HOME = {
     "psa_collect": "ops",
     "psa_distribute": "ops",
     "psa_mask": "ops",
+    "segmentation_sums": "ops",
     "subdivide": "ops",
     "topk_uncertain_grid": "ops",
     "uncertain_points": "ops",
+    "upsample_argmax": "ops",
+    "upsample_cross_entropy": "ops",
     "accelerate": "nn",
     "backend": "_backends",
     "explain": "_backends",
 }
-_MODULES = ("compat", "kernels", "losses", "nn", "ops", "reference", "testing")
+_MODULES = ("compat", "inference", "kernels", "losses", "metrics", "nn", "ops", "reference", "testing", "viz")
 
 __all__ = ["__version__", *_HOME]
 

@@ -209,6 +209,7 @@ def explain(name: str, *args: Any, **options: Any) -> str:
     load_all()
     name = {
         "conv_crf": "conv_crf_message",
+        "cross_entropy_dice_focal": "segmentation_sums",
         "dense_crf": "mean_field",
         "psa_collect": "psa",
         "psa_distribute": "psa",

@@ -112,6 +112,13 @@ def positives(name: str, x: Any, count: int) -> list[float]:
     return [positive(f"{name}[{i}]", value) for i, value in enumerate(x)]
 
 
+def fraction(name: str, x: Any) -> float:
+    """A number from 0 to 1."""
+    if not 0 <= finite(name, x) <= 1:
+        raise ValueError(f"{name}: expected a number from 0 to 1, got {x}")
+    return float(x)
+
+
 def finite(name: str, x: Any) -> float:
     """A finite number."""
     if isinstance(x, bool) or not isinstance(x, Real):
@@ -142,6 +149,25 @@ def labels(name: str, x: Any, like: Tensor, like_name: str) -> Tensor:
         raise TypeError(f"{name}: expected integer labels, got {x.dtype}")
     same_device(name, x, like_name, like)
     return x.long()
+
+
+def narrow_labels(name: str, x: Any) -> Tensor:
+    """Integer labels in a dtype that kernels read as it is: uint8, int16, int32 or int64; bool as uint8."""
+    dense(name, x, "of labels")
+    if x.is_floating_point() or x.is_complex():
+        raise TypeError(f"{name}: expected integer labels, got {x.dtype}")
+    if x.dtype == torch.bool:
+        return x.view(torch.uint8)
+    return x if x.dtype in (torch.uint8, torch.int16, torch.int32, torch.int64) else x.long()
+
+
+def class_weight(weight: Any, like: Tensor, like_name: str) -> Tensor:
+    """Weights (C,) of the classes of ``like`` (N, C, ...); no gradient flows into them."""
+    floating("class_weight", tensor("class_weight", weight, 1, "(C,)"))
+    same_device("class_weight", weight, like_name, like)
+    if len(weight) != like.shape[1]:
+        raise ValueError(f"class_weight: expected shape ({like.shape[1]},), got {shape(weight)}")
+    return weight.detach()
 
 
 def pair(name: str, x: Any, least: int) -> list[int]:

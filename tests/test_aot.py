@@ -34,6 +34,8 @@ def test_every_kernel_compiles_without_spills():
         assert f".{kernel}_kernel " in result.stdout
     for kernel in ("keys", "hinge_keys", "count", "loss", "slope", "activation_backward", "ones", "steps"):
         assert f".{kernel}_kernel " in result.stdout
+    for kernel in ("argmax", "scan", "search"):
+        assert f".{kernel}_kernel " in result.stdout
 
 
 def test_spills_and_failures_are_reported():

@@ -214,7 +214,7 @@ def test_help_imports_nothing_heavy():
         "import segops.cli, sys; print(sorted({'torch', 'matplotlib', 'PIL', 'skimage'} & set(sys.modules)))"
     )
     assert result.stdout.strip() == "[]", result.stderr
-    assert typer.main.get_command(app).list_commands(None) == ["demo", "info", "ops"]
+    assert typer.main.get_command(app).list_commands(None) == ["bench", "demo", "info", "ops"]
 
 
 def test_without_typer_it_says_what_to_install():

@@ -92,12 +92,9 @@ void convolve_dense(const Tensor& x, const std::vector<Tensor>& weights, const s
       Tensor all = *bias;
       part = torch::stable::narrow(all, 0, b.first, b.count);
     }
-    const Tensor result = segops::readable(c.forward(source, weights[i], part));
-    const auto from = map_of<float>(result);
-    for (int64_t n = 0; n < to.batch; ++n)
-      segops::atrous::copy_channels<float>({from.image(n), from.step(), from.last},
-                                           {to.image(n) + b.first * (last ? 1 : to.pixels()), to.step(), last}, b.count,
-                                           to.pixels(), parallel);
+    const Tensor result = segops::readable(c.forward(source, segops::in_layout(weights[i], true), part));
+    segops::atrous::copy_channels<float>(map_of<float>(result).from_channel(0), to.from_channel(b.first), to.batch,
+                                         b.count, to.pixels(), parallel);
   }
 }
 

@@ -47,7 +47,7 @@ Tensor atrous_conv2d(Tensor x, Tensor weight, std::optional<Tensor> bias, std::v
   const bool last = segops::is_channels_last(x);
   if (c.is_dense(method, Convolution::kForward, is_double(x))) {
     const bool inside = last || (is_single(x) && c.prefers_channels_last());
-    return in_layout(c.forward(in_layout(x, inside), weight, bias), last);
+    return in_layout(c.forward(in_layout(x, inside), inside ? in_layout(weight, true) : weight, bias), last);
   }
   Tensor out = segops::fresh_map(x, c.batch, c.results(), c.out_height(), c.out_width(), last);
   if (out.numel() == 0) return out;

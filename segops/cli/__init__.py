@@ -2,16 +2,18 @@
 
 import typer
 
+from .bench import bench
 from .demo import demo
 from .info import info
 from .ops import ops
 
 app = typer.Typer(
-    help="Operators for semantic segmentation: a demo, and what this machine can run.",
+    help="Operators for semantic segmentation: a demo, what this machine can run, and how fast.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(bench)
 app.command()(demo)
 app.command()(info)
 app.command()(ops)

@@ -8,18 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from segops.data import palette
+from segops.viz import shade
 
 SMALLEST, LARGEST = 320, 512  # pixels of the longer side of a panel
 GAP = 24
 DPI = 100
-
-
-def paint(photo: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """The labels as colours, shaded by the light and dark of the photo; what has no label stays grey."""
-    grey = (photo @ np.array([0.299, 0.587, 0.114]))[..., None].repeat(3, 2)
-    labelled = (labels < len(colours))[..., None]
-    colour = colours[np.where(labelled[..., 0], labels, 0)] * (0.55 + 0.65 * grey / 255)
-    return np.where(labelled, colour.clip(max=255), grey).round().astype(np.uint8)
 
 
 def place(names: Sequence[str], font: int, width: int) -> list[tuple[int, int]]:
@@ -66,8 +59,8 @@ def draw(
     colours, norm = palette(len(names)), Normalize(0, 1)
     panels = {
         "photo": photo,
-        "coarse labels": paint(photo, coarse, colours),
-        "refined by the dense CRF": paint(photo, refined, colours),
+        "coarse labels": shade(photo, coarse, colours),
+        "refined by the dense CRF": shade(photo, refined, colours),
         "confidence": sure,
     }
     for i, (title, panel) in enumerate(panels.items()):

@@ -3,9 +3,12 @@
 from .aspp import aspp
 from .asymmetric_nonlocal import asymmetric_nonlocal
 from .atrous_conv2d import atrous_conv2d
+from .confusion_matrix import confusion_matrix
 from .conv_crf import conv_crf
 from .criss_cross_attention import criss_cross_attention
+from .cross_entropy_dice_focal import cross_entropy_dice_focal
 from .dense_crf import dense_crf
+from .distance_transform import distance_transform
 from .dynamic_depthwise_conv2d import dynamic_depthwise_conv2d
 from .em_attention import em_attention
 from .encoding import encoding
@@ -23,17 +26,23 @@ from .point_scatter import point_scatter
 from .psa import psa_collect, psa_distribute
 from .psa_mask import psa_mask
 from .pyramid_pool import pyramid_pool
+from .segmentation_sums import segmentation_sums
 from .subdivide import subdivide
 from .topk_uncertain_grid import topk_uncertain_grid
 from .uncertain_points import uncertain_points
+from .upsample_argmax import upsample_argmax
+from .upsample_cross_entropy import upsample_cross_entropy
 
 __all__ = [
     "asymmetric_nonlocal",
     "aspp",
     "atrous_conv2d",
+    "confusion_matrix",
     "conv_crf",
     "criss_cross_attention",
+    "cross_entropy_dice_focal",
     "dense_crf",
+    "distance_transform",
     "dynamic_depthwise_conv2d",
     "em_attention",
     "encoding",
@@ -52,9 +61,12 @@ __all__ = [
     "psa_collect",
     "psa_distribute",
     "psa_mask",
+    "segmentation_sums",
     "subdivide",
     "topk_uncertain_grid",
     "uncertain_points",
+    "upsample_argmax",
+    "upsample_cross_entropy",
 ]
 
 from .. import _registry as _registry

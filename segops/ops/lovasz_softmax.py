@@ -84,7 +84,7 @@ def lovasz_softmax(
         )
     channels = x.shape[1]
     indices = _class_indices(classes, channels)
-    weight = None if class_weight is None else _class_weight(class_weight, x)
+    weight = None if class_weight is None else _checks.class_weight(class_weight, x, "input")
     ignore_index = None if ignore_index is None else _checks.integer("ignore_index", ignore_index)
     _checks.choice("reduction", reduction, REDUCTIONS)
     wide = _checks.widened(x).flatten(2)
@@ -116,14 +116,6 @@ def _class_indices(classes: str | Sequence[int], channels: int) -> list[int]:
     if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= set(labels):
         raise ValueError(f"classes: expected labels from {labels[0]} to {labels[-1]}, each once, got {chosen}")
     return [labels.index(c) for c in chosen]
-
-
-def _class_weight(weight: Tensor, like: Tensor) -> Tensor:
-    _checks.floating("class_weight", _checks.tensor("class_weight", weight, 1, "(C,)"))
-    _checks.same_device("class_weight", weight, "input", like)
-    if len(weight) != like.shape[1]:
-        raise ValueError(f"class_weight: expected shape ({like.shape[1]},), got {_checks.shape(weight)}")
-    return weight.detach()
 
 
 def _fake(input, target, class_weight, classes, present, per_image, ignore_index, from_logits) -> Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .labels import check_labels
 from .lovasz_grad import error_slopes, lovasz_extension
-from .lovasz_softmax import check_labels
 
 
 def problem(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .labels import check_labels
 from .lovasz_grad import error_slopes, lovasz_extension
 
 
@@ -15,17 +16,6 @@ def probabilities(input: Tensor, from_logits: bool) -> Tensor:
     if not from_logits:
         return input
     return input.sigmoid() if input.shape[1] == 1 else input.softmax(1)
-
-
-def check_labels(target: Tensor, channels: int, ignore_index: int | None) -> None:
-    """Labels 0 to C - 1; 0 and 1 for a single channel."""
-    labels = max(channels, 2)
-    wrong = (target < 0) | (target >= labels)
-    if ignore_index is not None:
-        wrong &= target != ignore_index
-    if wrong.any():
-        spare = "" if ignore_index is None else f" or ignore_index = {ignore_index}"
-        raise ValueError(f"target: expected labels from 0 to {labels - 1}{spare}, got {int(target[wrong][0])}")
 
 
 def rows(x: Tensor, per_image: bool) -> Tensor:
@@ -37,7 +27,7 @@ def problem(
     p: Tensor, target: Tensor, classes: Sequence[int], per_image: bool, ignore_index: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """errors (equation 5), foreground and valid, as rows; p (N, C, P)."""
-    check_labels(target, p.shape[1], ignore_index)
+    check_labels(target, max(p.shape[1], 2), ignore_index)  # 0 and 1 for a single channel
     channels = torch.tensor(classes, dtype=torch.long, device=p.device)
     label = target[:, None].expand(-1, len(classes), -1)
     valid = torch.ones_like(label, dtype=torch.bool) if ignore_index is None else label != ignore_index

@@ -61,6 +61,29 @@ _SOFTMAX_LOSSES = {  # batch, channels, points, weights; classes, present, per i
     "empty_batch": (0, 3, 10, False, [0, 1, 2], True, True, 255, True),
 }
 
+_PIXEL_SUMS = {  # batch, channels, points, gamma
+    "plain": (2, 5, 67, 2.0),
+    "wide": (1, 19, 150, 1.5),
+    "one_pixel": (1, 3, 1, 1.0),
+    "empty_batch": (0, 3, 10, 2.0),
+}
+
+_UPSAMPLED = {  # batch, channels, cells, pixels, weights; align_corners, ignore_index, smoothing
+    "plain": (2, 5, (2, 3), (5, 11), True, False, 255, 0.1),
+    "wide": (1, 19, (2, 3), (6, 21), False, True, 255, 0.0),
+    "smaller": (1, 3, (7, 9), (3, 4), False, False, 255, 0.0),
+    "one_cell": (2, 2, (1, 1), (3, 5), True, False, 255, 0.2),
+    "empty_batch": (0, 3, (4, 5), (8, 10), False, False, 255, 0.0),
+}
+
+_LABELLED = {  # batch, channels, cells; pixels, align_corners, narrow
+    "plain": (2, 5, (2, 3), 5, 11, False, True),
+    "wide": (1, 20, (2, 19), 5, 40, True, False),
+    "smaller": (1, 3, (7, 9), 3, 4, False, True),
+    "one_cell": (2, 2, (1, 1), 3, 5, False, True),
+    "empty_batch": (0, 3, (4, 5), 8, 10, False, True),
+}
+
 _SAMPLED = {
     "zeros": inputs.point_sets(2, 37, (3, 7, 11), mode="bilinear", padding="zeros", align=False),
     "pyramid": inputs.point_sets(2, 20, (9, 6, 5), (2, 3, 4), mode="bilinear", padding="border", align=True),
@@ -189,6 +212,25 @@ _WINDOWS = {  # batch, channels, colours, map, window
     "empty_batch": (0, 3, 3, (4, 5), (3, 3)),
 }
 
+_COUNTED = {
+    "labels": inputs.counted(5, torch.int64, 255, 2, 67),
+    "logits": inputs.counted(19, torch.int64, 255, 2, 150, logits=True),
+    "bytes": inputs.counted(3, torch.uint8, 255, 3, 40),
+    "short": inputs.counted(2, torch.int16, None, 2, 33),
+    "more_than_a_tile": inputs.counted(70, torch.int32, 255, 1, 90),
+    "one_pixel": inputs.counted(3, torch.int64, None, 1, 1, logits=True),
+    "empty_batch": inputs.counted(4, torch.int64, 255, 0, 9),
+}
+
+_PARCELLED = {
+    "mask": inputs.parcelled(2, torch.uint8, 2, 9, 13),
+    "labels": inputs.parcelled(4, torch.int64, 1, 12, 21),
+    "tiles": inputs.parcelled(2, torch.int32, 1, 18, 34),
+    "row": inputs.parcelled(3, torch.int16, 2, 1, 33),
+    "column": inputs.parcelled(2, torch.uint8, 1, 19, 1),
+    "empty_batch": inputs.parcelled(2, torch.uint8, 0, 4, 5),
+}
+
 _UPDATES = {  # batch, labels, map, a weight for each label, blur, softmax, means
     "means": (2, 3, (9, 14), False, 4, True, True),
     "marginals": (1, 5, (6, 70), True, 3, True, False),
@@ -206,6 +248,8 @@ CASES: tuple[Case, ...] = (
     *(Case("atrous_conv2d", name, c.forward, (0, 1, 2) if c.bias else (0, 1)) for name, c in _ATROUS.items()),
     *(Case("atrous_conv2d_backward_input", name, c.backward_input, (0, 1)) for name, c in _ATROUS.items()),
     *(Case("atrous_conv2d_backward_weight", name, c.backward_weight, (0, 1)) for name, c in _ATROUS.items()),
+    *(Case("confusion_matrix", name, make) for name, make in _COUNTED.items()),
+    *(Case("distance_transform", name, make) for name, make in _PARCELLED.items()),
     *(
         Case(
             "conv_crf_message",
@@ -279,6 +323,18 @@ CASES: tuple[Case, ...] = (
     Case("lovasz_hinge", "empty_batch", inputs.hinge_loss(0, 9, True), (0,)),
     Case("lovasz_hinge_backward", "images", inputs.with_gradient(3, inputs.hinge_loss(3, 61, True))),
     Case("lovasz_hinge_backward", "batch", inputs.with_gradient(1, inputs.hinge_loss(2, 130, False))),
+    *(Case("segmentation_sums", name, inputs.pixel_sums(*sizes), (0,)) for name, sizes in _PIXEL_SUMS.items()),
+    *(Case("segmentation_sums_backward", n, inputs.pixel_sums(*sizes, True)) for n, sizes in _PIXEL_SUMS.items()),
+    *(Case("upsample_cross_entropy", name, inputs.upsampled(*sizes), (0,)) for name, sizes in _UPSAMPLED.items()),
+    *(Case("upsample_cross_entropy_backward", n, inputs.upsampled_backward(*sizes)) for n, sizes in _UPSAMPLED.items()),
+    *(
+        Case(
+            "upsample_argmax",
+            name,
+            lambda g, sizes=sizes: (inputs.randn(g, *sizes[:2], *sizes[2]), *sizes[3:]),  # type: ignore[misc]
+        )
+        for name, sizes in _LABELLED.items()
+    ),
     Case("dense_crf_features", "photo", inputs.picture(2, 3, 7, 9, torch.uint8)),
     Case("dense_crf_features", "float", inputs.picture(1, 3, 5, 8, torch.float64), (0,)),
     Case("dense_crf_features", "position_only", inputs.picture(1, 0, 5, 8, torch.uint8)),

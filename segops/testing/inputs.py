@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..reference.nonlocal_attention import nonlocal_attention
+from ..reference.upsample_cross_entropy import upsample_cross_entropy
 
 
 def randn(g: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:
@@ -64,6 +65,33 @@ def label_map(g: torch.Generator, classes: int, *shape: int) -> Tensor:
     return target.masked_fill(torch.rand(shape, generator=g) < 0.125, 255)
 
 
+def counted(classes: int, dtype: torch.dtype, ignore_index: int | None, *shape: int, logits: bool = False) -> Callable:
+    """Predicted labels or logits without arithmetic to do, and labels (N, P)."""
+
+    def make(g: torch.Generator) -> tuple:
+        target = label_map(g, classes, *shape)
+        if ignore_index is None:
+            target %= 2
+        if logits:
+            return coarse_numbers(g, shape[0], classes, shape[1]), target.to(dtype), classes, ignore_index
+        return torch.randint(0, classes, shape, generator=g).to(dtype), target.to(dtype), classes, ignore_index
+
+    return make
+
+
+def parcelled(classes: int, dtype: torch.dtype, batch: int, height: int, width: int) -> Callable:
+    """Labels (N, H, W) in squares of 3 with noise, each image with two labels at least."""
+
+    def make(g: torch.Generator) -> tuple:
+        squares = torch.randint(0, classes, (batch, (height + 2) // 3, (width + 2) // 3), generator=g)
+        labels = squares.repeat_interleave(3, 1).repeat_interleave(3, 2)[:, :height, :width].clone()
+        labels[torch.rand(labels.shape, generator=g) < 0.1] = 1
+        labels[:, 0, 0] = 0
+        return (labels.to(dtype),)
+
+    return make
+
+
 def softmax_loss(batch: int, channels: int, points: int, weighted: bool, *options: Any) -> Callable:
     """Logits and labels, and weights of the classes."""
 
@@ -71,6 +99,39 @@ def softmax_loss(batch: int, channels: int, points: int, weighted: bool, *option
         weight = torch.linspace(0.5, 2, channels, dtype=torch.float64) if weighted else None
         logits = randn(g, batch, channels, points, scale=2.0)
         return (logits if options[-1] else logits.sigmoid()), label_map(g, channels, batch, points), weight, *options
+
+    return make
+
+
+def pixel_sums(batch: int, channels: int, points: int, gamma: float, backward: bool = False) -> Callable:
+    """Logits and labels, behind a gradient if it is for the backward."""
+
+    def make(g: torch.Generator) -> tuple:
+        grad = (randn(g, batch, 6, channels),) if backward else ()
+        return *grad, randn(g, batch, channels, points, scale=2.0), label_map(g, channels, batch, points), 255, gamma
+
+    return make
+
+
+def upsampled(batch: int, channels: int, cells: tuple, size: tuple, weighted: bool, *options: Any) -> Callable:
+    """Logits of low resolution and labels of a higher one, and weights of the classes."""
+
+    def make(g: torch.Generator) -> tuple:
+        weight = torch.linspace(0.5, 2, channels, dtype=torch.float64) if weighted else None
+        logits = randn(g, batch, channels, *cells, scale=2.0)
+        return logits, label_map(g, channels, batch, *size), weight, *options
+
+    return make
+
+
+def upsampled_backward(*args: Any) -> Callable:
+    """What a forward pass keeps."""
+    forward = upsampled(*args)
+
+    def make(g: torch.Generator) -> tuple:
+        logits, target, *rest = forward(g)
+        lse = upsample_cross_entropy(logits, target, *rest)[1]
+        return randn(g, *target.shape), logits, target, lse, *rest
 
     return make
 

@@ -17,9 +17,12 @@ CALLS = {
     "asymmetric_nonlocal": lambda x: segops.asymmetric_nonlocal(x, x[..., 1:], x[:, :3, :, 1:], sizes=(1, (2, 3))),
     "aspp": lambda x: segops.aspp(x, [torch.ones(2, 4, 3, 3), torch.ones(3, 4, 1, 1)], None, [4, 1], combine="concat"),
     "atrous_conv2d": lambda x: segops.atrous_conv2d(x, torch.ones(2, 4, 3, 3), torch.ones(2), dilation=4),
+    "confusion_matrix": lambda x: segops.confusion_matrix(x, LABELS, 4),
     "conv_crf": lambda x: segops.conv_crf(x, x[:, :3], filter_size=5, blur=2, iterations=1),
     "criss_cross_attention": lambda x: segops.criss_cross_attention(x, x, x),
+    "cross_entropy_dice_focal": lambda x: segops.cross_entropy_dice_focal(x, LABELS, label_smoothing=0.1),
     "dense_crf": lambda x: segops.dense_crf(x, x[:, :3], iterations=2),
+    "distance_transform": lambda x: segops.distance_transform(x[:, 0] > 0),
     "dynamic_depthwise_conv2d": lambda x: segops.dynamic_depthwise_conv2d(x, torch.ones(4, 3, 3), dilation=(2, 3)),
     "em_attention": lambda x: segops.em_attention(x, BASES)[0],
     "encoding": lambda x: segops.encoding(x, BASES[0].mT, -torch.ones(3)),
@@ -38,9 +41,12 @@ CALLS = {
     "psa_collect": lambda x: segops.psa_collect(x, MASKS, 3),
     "psa_distribute": lambda x: segops.psa_distribute(x, MASKS, (3, 3), softmax=False),
     "psa_mask": lambda x: segops.psa_mask(MASKS, "collect", 3),
+    "segmentation_sums": lambda x: segops.segmentation_sums(x, LABELS).focal,
     "subdivide": lambda x: segops.subdivide(x, x, lambda fine, coarse: coarse - fine, num_points=5),
     "topk_uncertain_grid": lambda x: segops.topk_uncertain_grid(x, 5)[0],
     "uncertain_points": lambda x: segops.uncertain_points(x, 6),
+    "upsample_argmax": lambda x: segops.upsample_argmax(x, (20, 31)),
+    "upsample_cross_entropy": lambda x: segops.upsample_cross_entropy(x[..., :3], LABELS, label_smoothing=0.1),
 }
 
 

@@ -31,6 +31,16 @@ constexpr int64_t kDepth = 128;   // of a product at a time
 
 inline int64_t parts_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
+// Some channels of images: `step` is from pixel to pixel where `last`, else from plane to plane.
+template <class T>
+struct View {
+  T* data;
+  int64_t step, image;  // from image to image
+  bool last;
+
+  View of(int64_t n) const { return {data + n * image, step, image, last}; }
+};
+
 // A map (N, C, H, W); in memory pixel by pixel where `last`, else plane by plane.
 template <class T>
 struct Map {
@@ -39,16 +49,10 @@ struct Map {
   bool last;
 
   int64_t pixels() const { return height * width; }
-  int64_t step() const { return last ? channels : pixels(); }  // of a View of all channels
   T* image(int64_t n) const { return data + n * channels * pixels(); }
-};
-
-// Some channels of an image: `step` is from pixel to pixel where `last`, else from plane to plane.
-template <class T>
-struct View {
-  T* data;
-  int64_t step;
-  bool last;
+  View<T> from_channel(int64_t c) const {
+    return {data + c * (last ? 1 : pixels()), last ? channels : pixels(), channels * pixels(), last};
+  }
 };
 
 struct Range {
@@ -114,14 +118,18 @@ struct WeightGradient {
 #define SEGOPS_ISA_FILE "segops/atrous_conv2d_isa.h"
 #include "segops/foreach_isa.h"
 
-// Copies channels of an image of so many pixels, in any layouts.
+// Copies channels of images of so many pixels, in any layouts.
 template <class T>
-void copy_channels(const View<const T>& from, const View<T>& to, int64_t channels, int64_t pixels, Parallel& parallel) {
+void copy_channels(const View<const T>& from, const View<T>& to, int64_t batch, int64_t channels, int64_t pixels,
+                   Parallel& parallel) {
   constexpr int64_t kStep = 64;  // pixels that are transposed together
   const int64_t steps = parts_of(pixels, kStep);
-  parallel.range(steps, 1 + (1 << 14) / (kStep * channels), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      SEGOPS_BY_ISA(copy_pixels<T>)(from, to, channels, {i * kStep, std::min(pixels, (i + 1) * kStep)});
+  parallel.range(batch * steps, 1 + (1 << 14) / (std::min(kStep, pixels) * channels), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t first = i % steps * kStep;
+      SEGOPS_BY_ISA(copy_pixels<T>)
+      (from.of(i / steps), to.of(i / steps), channels, {first, std::min(pixels, first + kStep)});
+    }
   });
 }
 

@@ -41,19 +41,20 @@ void multiply_tile(Matrix<T> a, const T* b, int64_t depth, int64_t pitch, T* c) 
     }
   }
   for (int64_t k = 0; k < depth; ++k, b += pitch, a.data += a.column) {
-    V factors[R];
+    // Columns first: with a row's factor they and the sums are what the registers of AVX2 hold.
+    V columns[N + 1];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) factors[r] = splat<V>(a.data[r * a.row]);
+    for (int n = 0; n < N; ++n) columns[n] = load<V>(b + n * W);
 #pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) {
-      const V column = load<V>(b + n * W);
+    for (int r = 0; r < R; ++r) {
+      const V factor = splat<V>(a.data[r * a.row]);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) sums[r][n] = fma(factors[r], column, sums[r][n]);
+      for (int n = 0; n < N; ++n) sums[r][n] = fma(factor, columns[n], sums[r][n]);
     }
     if constexpr (kHalf) {
       const H column = load<H>(b + N * W);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) halves[r] = fma(low_half(factors[r]), column, halves[r]);
+      for (int r = 0; r < R; ++r) halves[r] = fma(splat<H>(a.data[r * a.row]), column, halves[r]);
     }
   }
 #pragma GCC unroll 8

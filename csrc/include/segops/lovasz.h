@@ -24,6 +24,7 @@
 #include "segops/buffer.h"
 #include "segops/isa.h"
 #include "segops/jaccard_step.h"
+#include "segops/labels.h"
 #include "segops/parallel.h"
 #include "segops/radix_sort.h"
 
@@ -226,14 +227,10 @@ class Loss {
         counts_[i].least = std::min(counts_[i].least, counts[i].least);
       }
     });
-    if (wrong != kNone) throw_label(wrong);
+    if (wrong != kNone) range().refuse(wrong);
   }
 
-  [[noreturn]] void throw_label(int64_t label) const {
-    std::string message = "target: expected labels from 0 to " + std::to_string(p_.labels() - 1);
-    if (p_.ignore_index) message += " or ignore_index = " + std::to_string(*p_.ignore_index);
-    throw std::invalid_argument(message + ", got " + std::to_string(label));
-  }
+  LabelRange range() const { return {p_.labels(), p_.ignore_index}; }
 
   // Returns a label that is none.
   std::optional<int64_t> narrow_labels(const Tile& t) {
@@ -243,9 +240,7 @@ class Loss {
     const bool ignores = p_.ignore_index.has_value();
     const int64_t ignored = p_.ignore_index.value_or(0);
     if (SEGOPS_BY_ISA(narrow_labels)(from, t.count, p_.labels(), ignores, ignored, to)) return std::nullopt;
-    return *std::find_if(from, from + t.count, [&](int64_t label) {
-      return !(ignores && label == ignored) && (label < 0 || label >= p_.labels());
-    });
+    return *std::find_if(from, from + t.count, [this](int64_t label) { return range().is_wrong(label); });
   }
 
   // The pixels of each label, and the least of their errors as foreground.

@@ -1,29 +1,6 @@
 // No include guard: compiled once for each instruction set (see foreach_isa.h) by lovasz.h, which explains Link, Row
 // and Record.
-
-template <class V>
-using Mask = typename Lanes<V>::Int;  // -1 where it holds, else 0
-
-// The first `count` lanes; the others are 0, and nobody looks at them.
-template <class V>
-SEGOPS_INLINE V load_some(const typename Lanes<V>::Scalar* p, int64_t count) {
-  if (count >= Lanes<V>::kCount) return load<V>(p);
-  V v{};
-  for (int i = 0; i < count; ++i) v[i] = p[i];
-  return v;
-}
-template <class V>
-SEGOPS_INLINE void store_some(typename Lanes<V>::Scalar* p, V v, int64_t count) {
-  if (count >= Lanes<V>::kCount) return store<V>(p, v);
-  for (int i = 0; i < count; ++i) p[i] = v[i];
-}
-
-SEGOPS_INLINE void load_labels(const int32_t* p, I16& v) { __builtin_memcpy(&v, p, sizeof(v)); }
-SEGOPS_INLINE void load_labels(const int32_t* p, L8& v) {
-  I8 narrow;
-  __builtin_memcpy(&narrow, p, sizeof(narrow));
-  v = __builtin_convertvector(narrow, L8);
-}
+#include "segops/labels_isa.h"
 
 template <class V>
 SEGOPS_INLINE V sigmoid(V x) {
@@ -130,18 +107,6 @@ double weighted_errors(const Record<T>* records, const double* steps, int64_t co
     for (int lane = 0; lane < 8; ++lane) sums[lane] += steps[i + lane] * double(records[i + lane].error());
   for (; i < count; ++i) sums[0] += steps[i] * double(records[i].error());
   return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
-}
-
-// Labels in a narrow form, -1 where ignored; returns whether all are right.
-inline bool narrow_labels(const int64_t* from, int64_t count, int64_t labels, bool ignores, int64_t ignored,
-                          int32_t* to) {
-  int32_t wrong = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const bool skip = ignores & (from[i] == ignored);
-    wrong |= (!skip) & ((from[i] < 0) | (from[i] >= labels));
-    to[i] = skip ? -1 : int32_t(from[i]);
-  }
-  return !wrong;
 }
 
 // Adds the pixels of the class `own`, and the least of their errors.

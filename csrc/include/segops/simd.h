@@ -144,8 +144,44 @@ SEGOPS_INLINE V exp_float(V x) {
 SEGOPS_INLINE F8 exp(F8 x) { return exp_float(x); }
 SEGOPS_INLINE F16 exp(F16 x) { return exp_float(x); }
 SEGOPS_INLINE D8 exp(D8 x) {
-  D8 y;
+  D8 y{};
   for (int i = 0; i < 8; ++i) y[i] = __builtin_exp(x[i]);
+  return y;
+}
+
+// log, relative error 1e-7 or less: of the exponent, and a polynomial of the mantissa m in [sqrt(1/2), sqrt(2)). -inf
+// for x <= 0, NaN for NaN; numbers below the normal ones are taken for the least of these.
+template <class V>
+SEGOPS_INLINE V log_float(V x) {
+  using Bits = typename Lanes<V>::Bits;
+  using Int = typename Lanes<V>::Int;
+  const V least = splat<V>(1.17549435e-38f);
+  const V y = x < least ? least : x;
+  const Bits up =
+      (Bits)y + (0x3F800000u - 0x3F3504F3u);  // counts sqrt(1/2) and what is above it to the next power of 2
+  const V power = __builtin_convertvector((Int)(up >> 23) - 127, V);
+  const V m = (V)((up & 0x007FFFFFu) + 0x3F3504F3u) - 1.f;
+  V p = splat<V>(7.0376836292e-2f);
+  p = fma(p, m, splat<V>(-1.1514610310e-1f));
+  p = fma(p, m, splat<V>(1.1676998740e-1f));
+  p = fma(p, m, splat<V>(-1.2420140846e-1f));
+  p = fma(p, m, splat<V>(1.4249322787e-1f));
+  p = fma(p, m, splat<V>(-1.6668057665e-1f));
+  p = fma(p, m, splat<V>(2.0000714765e-1f));
+  p = fma(p, m, splat<V>(-2.4999993993e-1f));
+  p = fma(p, m, splat<V>(3.3333331174e-1f));
+  const V square = m * m;
+  V tail = fma(power, splat<V>(-2.12194440e-4f), p * m * square);
+  tail = fma(square, splat<V>(-0.5f), tail);
+  const V whole = fma(power, splat<V>(0.693359375f), m + tail);
+  const V infinity = splat<V>(__builtin_inff());
+  return x > 0 ? (x < infinity ? whole : x) : (x <= 0 ? -infinity : x);
+}
+SEGOPS_INLINE F8 log(F8 x) { return log_float(x); }
+SEGOPS_INLINE F16 log(F16 x) { return log_float(x); }
+SEGOPS_INLINE D8 log(D8 x) {
+  D8 y{};
+  for (int i = 0; i < 8; ++i) y[i] = __builtin_log(x[i]);
   return y;
 }
 
@@ -156,31 +192,52 @@ typedef D8 WideDouble;
 #elif SEGOPS_ISA_LEVEL == 1
 typedef F8 WideFloat;
 typedef double WideDouble __attribute__((vector_size(32), may_alias));
+typedef int64_t WideLong __attribute__((vector_size(32), may_alias));
 SEGOPS_INLINE WideDouble fma(WideDouble a, WideDouble b, WideDouble c) {
   return (WideDouble)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
 }
 #else
 typedef float WideFloat __attribute__((vector_size(16), may_alias));
 typedef double WideDouble __attribute__((vector_size(16), may_alias));
+typedef int64_t WideLong __attribute__((vector_size(16), may_alias));
+typedef int32_t WideInt __attribute__((vector_size(16), may_alias));
 typedef uint32_t WideBits __attribute__((vector_size(16), may_alias));
 template <>
 struct Lanes<WideFloat> {
   using Scalar = float;
+  using Int = WideInt;
   using Bits = WideBits;
   static constexpr int kCount = 4;
 };
 SEGOPS_INLINE WideFloat exp(WideFloat x) { return exp_float(x); }
+SEGOPS_INLINE WideFloat log(WideFloat x) { return log_float(x); }
+template <class Op>
+SEGOPS_INLINE float fold(WideFloat v, Op op) {
+  return op(op(v[0], v[1]), op(v[2], v[3]));
+}
 #endif
 #if SEGOPS_ISA_LEVEL < 2
 template <>
 struct Lanes<WideDouble> {
   using Scalar = double;
+  using Int = WideLong;
   static constexpr int kCount = sizeof(WideDouble) / sizeof(double);
 };
 SEGOPS_INLINE WideDouble exp(WideDouble x) {
-  WideDouble y;
+  WideDouble y{};
   for (int i = 0; i < Lanes<WideDouble>::kCount; ++i) y[i] = __builtin_exp(x[i]);
   return y;
+}
+SEGOPS_INLINE WideDouble log(WideDouble x) {
+  WideDouble y{};
+  for (int i = 0; i < Lanes<WideDouble>::kCount; ++i) y[i] = __builtin_log(x[i]);
+  return y;
+}
+template <class Op>
+SEGOPS_INLINE double fold(WideDouble v, Op op) {
+  double result = v[0];
+  for (int i = 1; i < Lanes<WideDouble>::kCount; ++i) result = op(result, v[i]);
+  return result;
 }
 #endif
 

@@ -29,11 +29,9 @@ inline Tensor in_layout(const Tensor& map, bool last) {
   const Tensor from = readable(map);
   const auto source = map_of<float>(from);
   Tensor out = fresh_map(from, source.batch, source.channels, source.height, source.width, last);
-  const auto target = mutable_map_of<float>(out, last);
   TorchParallel parallel;
-  for (int64_t n = 0; n < source.batch; ++n)
-    atrous::copy_channels<float>({source.image(n), source.step(), source.last}, {target.image(n), target.step(), last},
-                                 source.channels, source.pixels(), parallel);
+  atrous::copy_channels<float>(source.from_channel(0), mutable_map_of<float>(out, last).from_channel(0), source.batch,
+                               source.channels, source.pixels(), parallel);
   return out;
 }
 

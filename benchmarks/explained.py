@@ -1,0 +1,28 @@
+"""Why segops loses where it does, as far as it is known: shown beside the rows in docs/benchmarks.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+LAUNCHES = "nearly all of it is Python and launches; the device itself works less than for the peer"
+FLOAT32 = "little more than float32 matrix products, at which cuBLAS is faster; what the kernel saves is memory"
+
+EXPLAINED: dict[tuple[str, str], str] = {
+    ("gpu", "criss_cross_attention"): "neighbours in a column lie a row apart in memory, and without transposed copies "
+    "each load of one costs a sector; what the kernel saves is memory",
+    ("gpu", "em_attention"): FLOAT32,
+    ("gpu", "encoding"): FLOAT32,
+    ("gpu", "point_sample"): LAUNCHES,
+    ("gpu", "point_scatter"): LAUNCHES + "; it also says which of equal indices wins",
+    ("gpu", "uncertain_points"): LAUNCHES,
+    ("cpu", "atrous_conv2d"): "forward, both are oneDNN's convolution, and what differs is a copy to channels_last",
+    ("cpu", "aspp"): "forward, both are oneDNN's convolution, and what differs is a copy to channels_last",
+    ("cpu", "interlaced_attention"): "in the global relation members of a group lie far apart in memory, and without "
+    "AVX-512 the products are no faster than the library's, which gets copies side by side",
+    ("cpu", "criss_cross_attention"): "without AVX-512 the products are no faster than the library's; what is left is "
+    "the memory that is saved",
+}
+
+
+def explanation(result: dict[str, Any], op: str) -> str:
+    return EXPLAINED.get(("gpu" if result.get("gpu") else "cpu", op), "not known yet")
