@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "segops/buffer.h"
 #include "segops/isa.h"
@@ -88,14 +89,20 @@ struct Tile {
   int64_t columns() const { return end - begin; }
 };
 
-// A thread's room: maps of a tile (L, stride), and what it needs of one label or one vector of pixels.
+constexpr int64_t kNoGap = -2;
+
+// A thread's room: maps of a tile (L, stride), and what it needs of one label or one vector of pixels. The message in
+// `below` and `above` is of `gap`.
 template <class T>
 struct Work {
-  Buffer<T> z, sums, row, vectors;
+  Buffer<T> z, sums, below, above, row, vectors;
+  int64_t gap = kNoGap;
   explicit Work(const Update<T>& u)
       : z(u.labels * u.stride()),
         sums(u.labels * u.stride()),
-        row(u.tile_cells() + 2 + kLanes<T>),
+        below(u.labels * u.stride()),
+        above(u.labels * u.stride()),
+        row(u.tile_cells() + 2),
         vectors(u.labels * kLanes<T>) {
     std::fill_n(vectors.data(), vectors.size(), T(0));
   }

@@ -1,21 +1,14 @@
 // No include guard: compiled once for each instruction set (see foreach_isa.h) by conv_crf_update.h, which explains
 // Update, Axis, Tile and Work. Buffers of a tile are (L, stride), padded to whole vectors of numbers that nobody reads.
 
-// z[0 ... columns) = the message of one label at row y, interpolated.
+// out[0 ... columns) = a row of cells of one label, interpolated. `row` is room for the tile's cells and one on each
+// side.
 template <class T>
-void interpolate(const Update<T>& u, const Tile& tile, int64_t y, const T* message, T* row, T* z) {
+void interpolate(const Update<T>& u, const Tile& tile, const T* cells, T* row, T* out) {
   using V = Wide<T>;
-  const int64_t width = u.columns.cells;
-  if (u.blur() == 1) {
-    __builtin_memcpy(z, message + y * width + tile.begin, tile.columns() * sizeof(T));
-    return;
-  }
-  // row[i] = cell first - 1 + i at the height of y, those at the border repeated
-  const int64_t gap = u.rows.gap(y), from = u.columns.below(tile.first), to = u.columns.above(tile.last);
-  const T share = T(u.rows.share(y));
-  const T *below = message + u.rows.below(gap) * width, *above = message + u.rows.above(gap) * width;
-  row -= tile.first - 1;
-  for (int64_t c = from; c <= to; ++c) row[c] = (1 - share) * below[c] + share * above[c];
+  const int64_t width = u.columns.cells, from = u.columns.below(tile.first), to = u.columns.above(tile.last);
+  row -= tile.first - 1;  // row[i] = cell i, those at the border repeated beyond it
+  for (int64_t c = from; c <= to; ++c) row[c] = cells[c];
   if (tile.first == 0) row[-1] = row[0];
   if (tile.last == width) row[width] = row[width - 1];
   int64_t x = tile.begin;
@@ -24,10 +17,34 @@ void interpolate(const Update<T>& u, const Tile& tile, int64_t y, const T* messa
     const V left = splat<V>(row[gap - 1]), right = splat<V>(row[gap]);
     for (; x < end; x += kWidth<T>) {
       const V share = load<V>(u.share.data() + x);
-      store(z + (x - tile.begin), fma(splat<V>(1) - share, left, share * right));
+      store(out + (x - tile.begin), fma(splat<V>(1) - share, left, share * right));
     }
     x = end;
   }
+}
+
+// work.below and work.above = the rows of cells on both sides of row y, interpolated between columns. From one gap to
+// the next, what was above is below.
+template <class T>
+void read_message(const Update<T>& u, const Tile& tile, int64_t y, const T* message, Work<T>& work) {
+  const int64_t width = u.columns.cells, gap = u.rows.gap(y);
+  if (u.blur() == 1) {
+    for (int64_t l = 0; l < u.labels; ++l)
+      __builtin_memcpy(work.below.data() + l * u.stride(), message + l * u.cells() + y * width + tile.begin,
+                       tile.columns() * sizeof(T));
+    return;
+  }
+  const auto read = [&](int64_t row, T* to) {
+    for (int64_t l = 0; l < u.labels; ++l)
+      interpolate(u, tile, message + l * u.cells() + row * width, work.row.data(), to + l * u.stride());
+  };
+  if (work.gap == gap) return;
+  if (work.gap == gap - 1)
+    std::swap(work.below, work.above);
+  else
+    read(u.rows.below(gap), work.below.data());
+  read(u.rows.above(gap), work.above.data());
+  work.gap = gap;
 }
 
 template <class V>
@@ -57,15 +74,18 @@ SEGOPS_INLINE Wide<T> shift_of(const T* logits, int64_t labels, int64_t stride, 
   return top + logarithm(sum);
 }
 
-// z = weight (logits - shift) + z, or its softmax.
+// z = weight (logits - shift) + message, or its softmax. The message is `below`, or where there is `above`, between
+// them.
 template <class T>
-SEGOPS_INLINE void add_unary(const Update<T>& u, const T* logits, int64_t stride, Wide<T> shift, T* z) {
+SEGOPS_INLINE void add_unary(const Update<T>& u, const T* logits, int64_t stride, Wide<T> shift, const T* below,
+                             const T* above, T share, T* z) {
   using V = Wide<T>;
   const int64_t step = u.stride();
   V top{};
   for (int64_t l = 0; l < u.labels; ++l) {
-    const V unary = load<V>(logits + l * stride) - shift;
-    const V sum = fma(splat<V>(u.weight[l]), unary, load<V>(z + l * step));
+    V sum = load<V>(below + l * step);
+    if (above) sum = fma(splat<V>(1 - share), sum, splat<V>(share) * load<V>(above + l * step));
+    sum = fma(splat<V>(u.weight[l]), load<V>(logits + l * stride) - shift, sum);
     store(z + l * step, sum);
     top = l ? max(top, sum) : sum;
   }
@@ -84,16 +104,16 @@ SEGOPS_INLINE void add_unary(const Update<T>& u, const T* logits, int64_t stride
 template <class T>
 void evaluate(const Update<T>& u, const Tile& tile, int64_t y, const T* logits, const T* message, Work<T>& work,
               T* shifts = nullptr) {
-  T* z = work.z.data();
-  for (int64_t l = 0; l < u.labels; ++l)
-    interpolate(u, tile, y, message + l * u.cells(), work.row.data(), z + l * u.stride());
+  read_message(u, tile, y, message, work);
+  const T *below = work.below.data(), *above = u.blur() == 1 ? nullptr : work.above.data();
+  const T share = T(u.rows.share(y));
   logits += y * u.columns.pixels + tile.begin;
   for (int64_t x = 0; x < tile.columns(); x += kWidth<T>) {
     int64_t stride = u.pixels();
     const T* at = whole_vectors(logits + x, u.labels, tile.columns() - x, work.vectors.data(), &stride);
     const Wide<T> shift = shift_of(at, u.labels, stride, u.needs_sums());
     if (shifts) store(shifts + x, shift);
-    add_unary(u, at, stride, shift, z + x);
+    add_unary(u, at, stride, shift, below + x, above ? above + x : nullptr, share, work.z.data() + x);
   }
 }
 
@@ -117,6 +137,7 @@ void update_row(const Update<T>& u, int64_t i, const T* logits, const T* message
   T *z = work.z.data(), *sums = work.sums.data();
   for (int64_t t = 0; t < u.tiles(); ++t) {
     const Tile tile(u, t);
+    work.gap = kNoGap;
     if (u.means) clear(sums, size);
     for (int64_t y = top; y < bottom; ++y) {
       evaluate(u, tile, y, logits, message, work);
@@ -215,6 +236,7 @@ void differentiate_gap(const Update<T>& u, int64_t gap, const T* grad, const T* 
   clear(work.weights.data(), work.weights.size());
   for (int64_t t = 0; t < u.tiles(); ++t) {
     const Tile tile(u, t);
+    work.gap = kNoGap;
     clear(below, size);
     clear(above, size);
     for (int64_t y = top; y < bottom; ++y) {
