@@ -78,7 +78,7 @@ SEGOPS_INLINE Wide<T> shift_of(const T* logits, int64_t labels, int64_t stride, 
 // them.
 template <class T>
 SEGOPS_INLINE void add_unary(const Update<T>& u, const T* logits, int64_t stride, Wide<T> shift, const T* below,
-                             const T* above, T share, T* z) {
+                             const T* above, T share, T* z, T* sums) {
   using V = Wide<T>;
   const int64_t step = u.stride();
   V top{};
@@ -89,21 +89,26 @@ SEGOPS_INLINE void add_unary(const Update<T>& u, const T* logits, int64_t stride
     store(z + l * step, sum);
     top = l ? max(top, sum) : sum;
   }
-  if (!u.softmax) return;
-  V total{};
-  for (int64_t l = 0; l < u.labels; ++l) {
-    const V e = exp(load<V>(z + l * step) - top);
-    store(z + l * step, e);
-    total += e;
+  V total{}, scale = splat<V>(1);
+  if (u.softmax) {
+    for (int64_t l = 0; l < u.labels; ++l) {
+      const V e = exp(load<V>(z + l * step) - top);
+      store(z + l * step, e);
+      total += e;
+    }
+    scale /= total;
   }
-  const V scale = splat<V>(1) / total;
-  for (int64_t l = 0; l < u.labels; ++l) store(z + l * step, scale * load<V>(z + l * step));
+  if (sums)
+    for (int64_t l = 0; l < u.labels; ++l)
+      store(sums + l * step, fma(scale, load<V>(z + l * step), load<V>(sums + l * step)));
+  else if (u.softmax)
+    for (int64_t l = 0; l < u.labels; ++l) store(z + l * step, scale * load<V>(z + l * step));
 }
 
-// work.z = row y of a tile of the result (before means); shifts too, where asked for.
+// work.z = row y of a tile of the result, before means, or `sums` with it added; shifts too, where asked for.
 template <class T>
 void evaluate(const Update<T>& u, const Tile& tile, int64_t y, const T* logits, const T* message, Work<T>& work,
-              T* shifts = nullptr) {
+              T* sums, T* shifts) {
   read_message(u, tile, y, message, work);
   const T *below = work.below.data(), *above = u.blur() == 1 ? nullptr : work.above.data();
   const T share = T(u.rows.share(y));
@@ -111,9 +116,12 @@ void evaluate(const Update<T>& u, const Tile& tile, int64_t y, const T* logits, 
   for (int64_t x = 0; x < tile.columns(); x += kWidth<T>) {
     int64_t stride = u.pixels();
     const T* at = whole_vectors(logits + x, u.labels, tile.columns() - x, work.vectors.data(), &stride);
+    // the next row: the processor foresees only what goes on where it is
+    for (int64_t l = 0; l < u.labels; ++l) __builtin_prefetch(logits + l * u.pixels() + u.columns.pixels + x);
     const Wide<T> shift = shift_of(at, u.labels, stride, u.needs_sums());
     if (shifts) store(shifts + x, shift);
-    add_unary(u, at, stride, shift, below + x, above ? above + x : nullptr, share, work.z.data() + x);
+    add_unary(u, at, stride, shift, below + x, above ? above + x : nullptr, share, work.z.data() + x,
+              sums ? sums + x : nullptr);
   }
 }
 
@@ -134,20 +142,16 @@ void copy_row(const Update<T>& u, const Tile& tile, int64_t y, const T* from, T*
 template <class T>
 void update_row(const Update<T>& u, int64_t i, const T* logits, const T* message, T* out, Work<T>& work) {
   const int64_t top = u.rows.begin(i), bottom = u.rows.begin(i + 1), size = u.labels * u.stride();
-  T *z = work.z.data(), *sums = work.sums.data();
+  T* sums = u.means ? work.sums.data() : nullptr;
   for (int64_t t = 0; t < u.tiles(); ++t) {
     const Tile tile(u, t);
     work.gap = kNoGap;
-    if (u.means) clear(sums, size);
+    if (sums) clear(sums, size);
     for (int64_t y = top; y < bottom; ++y) {
-      evaluate(u, tile, y, logits, message, work);
-      if (!u.means)
-        copy_row(u, tile, y, z, out);
-      else
-        for (int64_t l = 0; l < u.labels; ++l)
-          for (int64_t x = l * u.stride(); x < l * u.stride() + tile.columns(); ++x) sums[x] += z[x];
+      evaluate<T>(u, tile, y, logits, message, work, sums, nullptr);
+      if (!sums) copy_row(u, tile, y, work.z.data(), out);
     }
-    if (!u.means) continue;
+    if (!sums) continue;
     for (int64_t l = 0; l < u.labels; ++l)
       for (int64_t c = tile.first; c < tile.last; ++c) {
         const int64_t begin = u.columns.begin(c), end = u.columns.begin(c + 1);
@@ -240,7 +244,7 @@ void differentiate_gap(const Update<T>& u, int64_t gap, const T* grad, const T* 
     clear(below, size);
     clear(above, size);
     for (int64_t y = top; y < bottom; ++y) {
-      evaluate(u, tile, y, logits, message, work, work.shift.data());
+      evaluate<T>(u, tile, y, logits, message, work, nullptr, work.shift.data());
       read_gradient(u, tile, y, grad, work);
       differentiate(u, tile, logits + y * u.columns.pixels + tile.begin, work);
       copy_row(u, tile, y, work.z.data(), grad_logits);
