@@ -74,8 +74,8 @@ SEGOPS_INLINE Wide<T> shift_of(const T* logits, int64_t labels, int64_t stride, 
   return top + logarithm(sum);
 }
 
-// z = weight (logits - shift) + message, or its softmax. The message is `below`, or where there is `above`, between
-// them.
+// z = weight (logits - shift) + message, or its softmax; where there are `sums`, added to them instead. The message is
+// `below`, or where there is `above`, between both.
 template <class T>
 SEGOPS_INLINE void add_unary(const Update<T>& u, const T* logits, int64_t stride, Wide<T> shift, const T* below,
                              const T* above, T share, T* z, T* sums) {
@@ -105,7 +105,8 @@ SEGOPS_INLINE void add_unary(const Update<T>& u, const T* logits, int64_t stride
     for (int64_t l = 0; l < u.labels; ++l) store(z + l * step, scale * load<V>(z + l * step));
 }
 
-// work.z = row y of a tile of the result, before means, or `sums` with it added; shifts too, where asked for.
+// work.z = row y of a tile of the result, before means, or `sums` with it added; and what log_softmax takes off, to
+// `shifts` where they are asked for.
 template <class T>
 void evaluate(const Update<T>& u, const Tile& tile, int64_t y, const T* logits, const T* message, Work<T>& work,
               T* sums, T* shifts) {
@@ -130,7 +131,7 @@ SEGOPS_INLINE void clear(T* p, int64_t count) {
   for (int64_t i = 0; i < count; ++i) p[i] = 0;
 }
 
-// Rows [top, bottom) of all labels between a tile and a map.
+// Row y of all labels from a tile to a map.
 template <class T>
 void copy_row(const Update<T>& u, const Tile& tile, int64_t y, const T* from, T* map) {
   map += y * u.columns.pixels + tile.begin;
@@ -145,7 +146,7 @@ void update_row(const Update<T>& u, int64_t i, const T* logits, const T* message
   T* sums = u.means ? work.sums.data() : nullptr;
   for (int64_t t = 0; t < u.tiles(); ++t) {
     const Tile tile(u, t);
-    work.gap = kNoGap;
+    work.gap = kNone;
     if (sums) clear(sums, size);
     for (int64_t y = top; y < bottom; ++y) {
       evaluate<T>(u, tile, y, logits, message, work, sums, nullptr);
@@ -162,7 +163,7 @@ void update_row(const Update<T>& u, int64_t i, const T* logits, const T* message
   }
 }
 
-// work.grad = row y of a tile of the gradient of z or of its softmax.
+// work.grad = row y of a tile of the gradient of z or of its softmax; of means, all rows of a cell have the same.
 template <class T>
 void read_gradient(const Update<T>& u, const Tile& tile, int64_t y, const T* grad, GradientWork<T>& work) {
   T* to = work.grad.data();
@@ -172,7 +173,9 @@ void read_gradient(const Update<T>& u, const Tile& tile, int64_t y, const T* gra
                        tile.columns() * sizeof(T));
     return;
   }
-  const int64_t i = (y + u.rows.before) / u.blur(), rows = u.rows.begin(i + 1) - u.rows.begin(i);
+  const int64_t i = u.rows.cell(y), rows = u.rows.begin(i + 1) - u.rows.begin(i);
+  if (work.cell == i) return;
+  work.cell = i;
   for (int64_t l = 0; l < u.labels; ++l)
     for (int64_t c = tile.first; c < tile.last; ++c) {
       const int64_t begin = u.columns.begin(c), end = u.columns.begin(c + 1);
@@ -181,30 +184,39 @@ void read_gradient(const Update<T>& u, const Tile& tile, int64_t y, const T* gra
     }
 }
 
-// work.grad becomes the gradient of z and work.z that of the logits; the weights' is added up.
+// work.z becomes the gradient of the logits. That of z is added up for the rows of cells on both sides, or with one
+// pixel a cell stands in work.sums; and that of the weights is added up.
 template <class T>
-void differentiate(const Update<T>& u, const Tile& tile, const T* logits, GradientWork<T>& work) {
+void differentiate(const Update<T>& u, const Tile& tile, int64_t y, const T* logits, GradientWork<T>& work) {
   using V = Wide<T>;
   const int64_t step = u.stride();
+  const V share = splat<V>(T(u.rows.share(y)));
+  logits += y * u.columns.pixels + tile.begin;
   for (int64_t x = 0; x < tile.columns(); x += kWidth<T>) {
-    T *z = work.z.data() + x, *grad = work.grad.data() + x, *weights = work.weights.data();
+    T *z = work.z.data() + x, *below = work.sums.data() + x, *above = work.sums_above.data() + x;
+    const T* grad = work.grad.data() + x;
     const V shift = load<V>(work.shift.data() + x);
     int64_t stride = u.pixels();
     const T* at = whole_vectors(logits + x, u.labels, tile.columns() - x, work.vectors.data(), &stride);
+    V inside{};  // 1 in the columns of the tile, 0 beyond
+    for (int64_t i = 0; i < std::min<int64_t>(kWidth<T>, tile.columns() - x); ++i) inside[i] = 1;
     V mean{}, total{};
     if (u.softmax)
       for (int64_t l = 0; l < u.labels; ++l) mean = fma(load<V>(z + l * step), load<V>(grad + l * step), mean);
     for (int64_t l = 0; l < u.labels; ++l) {
       V slope = load<V>(grad + l * step);
       if (u.softmax) slope = load<V>(z + l * step) * (slope - mean);
-      store(grad + l * step, slope);
+      if (u.blur() == 1) {
+        store(below + l * step, slope);
+      } else {
+        store(below + l * step, fma(splat<V>(1) - share, slope, load<V>(below + l * step)));
+        store(above + l * step, fma(share, slope, load<V>(above + l * step)));
+      }
       const V scaled = splat<V>(u.weight[l]) * slope, unary = load<V>(at + l * stride) - shift;
       store(z + l * step, scaled);
       total += scaled;
-      V product = slope * unary;
-      if (tile.columns() - x < kWidth<T>)
-        for (int64_t i = tile.columns() - x; i < kWidth<T>; ++i) product[i] = 0;
-      store(weights + l * kWidth<T>, load<V>(weights + l * kWidth<T>) + product);
+      T* weight = work.weights.data() + l * kWidth<T>;
+      store(weight, load<V>(weight) + (inside == 1 ? slope * unary : V{}));
     }
     if (u.needs_sums())
       for (int64_t l = 0; l < u.labels; ++l) {
@@ -240,24 +252,15 @@ void differentiate_gap(const Update<T>& u, int64_t gap, const T* grad, const T* 
   clear(work.weights.data(), work.weights.size());
   for (int64_t t = 0; t < u.tiles(); ++t) {
     const Tile tile(u, t);
-    work.gap = kNoGap;
+    work.gap = work.cell = kNone;
     clear(below, size);
     clear(above, size);
     for (int64_t y = top; y < bottom; ++y) {
       evaluate<T>(u, tile, y, logits, message, work, nullptr, work.shift.data());
       read_gradient(u, tile, y, grad, work);
-      differentiate(u, tile, logits + y * u.columns.pixels + tile.begin, work);
+      differentiate(u, tile, y, logits, work);
       copy_row(u, tile, y, work.z.data(), grad_logits);
-      if (u.blur() == 1) {
-        copy_row(u, tile, y, work.grad.data(), grad_message);
-        continue;
-      }
-      const T share = T(u.rows.share(y));
-      for (int64_t l = 0; l < u.labels; ++l)
-        for (int64_t x = l * u.stride(); x < l * u.stride() + tile.columns(); ++x) {
-          below[x] += (1 - share) * work.grad[x];
-          above[x] += share * work.grad[x];
-        }
+      if (u.blur() == 1) copy_row(u, tile, y, below, grad_message);
     }
     if (u.blur() == 1) continue;
     for (int64_t l = 0; l < u.labels; ++l) {
