@@ -27,7 +27,7 @@ class Workload:
     ``operations`` the multiplications and additions of matrix products that nobody can save (in the dtype of the first
     floating tensor, or in TF32 where ``tf32`` says that torch's defaults allow it), and ``comparable`` what of a result
     is held against the oracle, where that is not the result itself. ``size``, in pixels, is the place in a plot of
-    growth.
+    growth. What is ``late`` is measured after everything else, if there is time.
     """
 
     op: str
@@ -40,6 +40,7 @@ class Workload:
     operations: Callable[[Inputs], float] | None = None
     tf32: bool = False
     size: int | None = None
+    late: bool = False
 
     def __str__(self) -> str:
         return f"{self.op}-{self.name}"

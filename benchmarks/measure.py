@@ -27,7 +27,7 @@ from torch.utils import _pytree as pytree
 
 Call = Callable[[], Any]
 MOST_ROUNDS = {"cpu": 100, "cuda": 300}
-MOST_COPIES = 32
+MOST_COPIES = 16
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Effort:
     the only round, on a CPU and of a provider that does not compile."""
 
     budget: float = 1.0
-    enough: float = 8.0
+    enough: float = 2.0
 
 
 @contextmanager

@@ -178,6 +178,8 @@ def file_section(name: str, result: dict[str, Any]) -> str:
         parts.append(f"Ceilings, {count}copies {c['copy_gb_s']:.1f} GB/s{', ' if rates else ''}{rates}.")
     if result.get("missing"):
         parts.append(f"Peers that were not installed: {', '.join(result['missing'])}.")
+    if result.get("unmeasured"):
+        parts.append(f"Not measured for want of time: {', '.join(f'`{name}`' for name in result['unmeasured'])}.")
     for op, rows in by_op(listed(result["rows"])).items():
         parts.append(f"### {op}\n\n{every_row(rows)}")
     return "\n\n".join(parts)

@@ -64,9 +64,12 @@ def operators() -> list[str]:
 
 
 def workloads(ops: Sequence[str], quick: bool = False, sweeps: bool = True) -> list[Workload]:
-    """All of these operators, sweeps last; ``quick`` takes one each, the smallest of a sweep or else the first."""
+    """All of these operators, then sweeps, then what may be late; ``quick`` takes one each, the smallest of a sweep or
+    else the first."""
     if not quick:
-        return [w for part in (WORKLOADS, SWEEPS if sweeps else ()) for op in ops for w in part if w.op == op]
+        found = [w for op in ops for w in WORKLOADS if w.op == op]
+        found += [w for op in ops for w in SWEEPS if w.op == op and sweeps]
+        return sorted(found, key=lambda w: w.late)
     return [next(w for w in (*SWEEPS, *WORKLOADS) if w.op == op) for op in ops]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ def provider(layout: torch.memory_format, accelerated: bool) -> Callable[[Inputs
     def prepare(inputs: Inputs) -> Callable[[], Any]:
         import copy
 
-        model = copy.deepcopy(inputs["model"]).to(memory_format=layout)
+        model = copy.deepcopy(inputs["model"]).to(inputs["x"].device, memory_format=layout)
         if accelerated:
             segops.accelerate(model)
         x = inputs["x"].to(memory_format=layout)
@@ -57,20 +58,18 @@ def provider(layout: torch.memory_format, accelerated: bool) -> Callable[[Inputs
 def oracle(inputs: Inputs) -> list[Tensor]:
     import copy
 
-    return step(copy.deepcopy(inputs["model"]).double(), inputs["x"].double(), inputs["backward"])
-
-
-WORKLOADS = tuple(
-    Workload(
-        "accelerate",
-        f"torchvision_deeplabv3_resnet50_{size}x{size}_{'forward_backward' if backward else 'forward'}",
-        lambda size=size, backward=backward: inputs(size, backward),  # type: ignore[misc]
-        bytes_moved,
-        oracle,
-        threads=(2,),
+    return step(
+        copy.deepcopy(inputs["model"]).to(inputs["x"].device).double(), inputs["x"].double(), inputs["backward"]
     )
-    for size, backward in ((513, False), (257, True))
-)
+
+
+def workload(size: int, backward: bool, place: int | None = None) -> Workload:
+    name = f"torchvision_deeplabv3_resnet50_{size}x{size}_{'forward_backward' if backward else 'forward'}"
+    return Workload("accelerate", name, partial(inputs, size, backward), bytes_moved, oracle, threads=(2,), size=place)
+
+
+WORKLOADS = (workload(513, False), workload(257, True))
+SWEEPS = (workload(129, False, 129 * 129),)
 
 PROVIDERS = tuple(
     Provider(name, "accelerate", provider(layout, accelerated), needs="torchvision")

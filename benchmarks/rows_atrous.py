@@ -118,13 +118,13 @@ WORKLOADS = (
     *workloads("aspp", "deeplabv3_2048_256_65x65_rates_12_24_36", plain_concat, 2048, 256, 65, [12, 24, 36]),
     *workloads("aspp_sum", "deeplabv2_2048_21_65x65_rates_6_12_18_24", plain_sum, 2048, 21, 65, [6, 12, 18, 24]),
 )
-# Stride 16, where rates are half as large.
+# Stride 16, where rates are half as large, of a small backbone.
 SWEEPS = tuple(
     replace(workload, size=33 * 33)
     for workload in (
-        workloads("atrous_conv2d", "2048_256_33x33_rate_18", plain_concat, 2048, 256, 33, [18])[1],
-        workloads("aspp", "deeplabv3_2048_256_33x33_rates_6_12_18", plain_concat, 2048, 256, 33, [6, 12, 18])[1],
-        workloads("aspp_sum", "deeplabv2_2048_21_33x33_rates_3_6_9_12", plain_sum, 2048, 21, 33, [3, 6, 9, 12])[1],
+        workloads("atrous_conv2d", "512_256_33x33_rate_18", plain_concat, 512, 256, 33, [18])[1],
+        workloads("aspp", "deeplabv3_512_256_33x33_rates_6_12_18", plain_concat, 512, 256, 33, [6, 12, 18])[1],
+        workloads("aspp_sum", "deeplabv2_512_21_33x33_rates_3_6_9_12", plain_sum, 512, 21, 33, [3, 6, 9, 12])[1],
     )
 )
 

@@ -75,7 +75,7 @@ def oracle(inputs: Inputs) -> list[Tensor]:
 
 WORKLOADS = (
     Workload("conv_crf", "500x375_21_labels_blur_4", lambda: photo(4), tensors_once, oracle, size=375 * 500),
-    Workload("conv_crf", "500x375_21_labels_blur_1", lambda: photo(1), tensors_once, oracle, threads=(2,)),
+    Workload("conv_crf", "500x375_21_labels_blur_1", lambda: photo(1), tensors_once, oracle, threads=(2,), late=True),
     Workload(
         "conv_crf",
         "500x375_21_labels_blur_4_forward_backward",

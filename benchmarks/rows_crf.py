@@ -109,6 +109,15 @@ SWEEPS = tuple(
         size=height * width,
     )
     for height, width in ((94, 125), (188, 250), (750, 1000))
+) + (
+    Workload(
+        "gaussian_filter_exact",
+        "80x60_21_channels",
+        lambda: bilateral(60, 80, 21),
+        tensors_once,
+        lambda inputs: filtered("gaussian_filter_exact")(doubled(inputs)),
+        size=60 * 80,
+    ),
 )
 
 

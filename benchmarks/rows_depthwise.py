@@ -59,6 +59,7 @@ WORKLOADS = tuple(
         tensors_once,
         oracle,
         threads=(2,),
+        late=size == 33,
     )
     for size, rates in ((65, (12, 24, 36)), (33, (6, 12, 18)))
     for rate in rates

@@ -20,18 +20,18 @@ def with_gradient(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tens
     return [out.detach(), *torch.autograd.grad(out, leaves, out.detach())]
 
 
-def em_inputs(gradient: bool) -> Inputs:
+def em_inputs(gradient: bool, n: int = 8) -> Inputs:
     """EMANet's: 512 channels, stride 8 of a crop of 513 pixels, 64 bases."""
     g = torch.Generator().manual_seed(0)
     bases = torch.nn.functional.normalize(torch.randn(1, 512, 64, generator=g), dim=1)
-    return {"x": torch.randn(8, 512, 65, 65, generator=g), "bases": bases, "gradient": gradient}
+    return {"x": torch.randn(n, 512, 65, 65, generator=g), "bases": bases, "gradient": gradient}
 
 
-def encoding_inputs(gradient: bool) -> Inputs:
+def encoding_inputs(gradient: bool, n: int = 4) -> Inputs:
     """EncNet's: 512 channels, stride 8 of a crop of 480 pixels, 32 codewords, initialised as published."""
     g = torch.Generator().manual_seed(0)
     codewords = (2 * torch.rand(32, 512, generator=g) - 1) / (32 * 512) ** 0.5
-    x, scale = torch.randn(4, 512, 60, 60, generator=g), -torch.rand(32, generator=g)
+    x, scale = torch.randn(n, 512, 60, 60, generator=g), -torch.rand(32, generator=g)
     return {"x": x, "codewords": codewords, "scale": scale, "gradient": gradient}
 
 
@@ -135,6 +135,27 @@ WORKLOADS = (
             operations=encoding_operations,
         )
         for suffix, gradient in (("", False), ("_forward_backward", True))
+    ),
+)
+
+SWEEPS = (
+    Workload(
+        "em_attention",
+        "1x512x65x65_64_bases",
+        partial(em_inputs, False, 1),
+        tensors_once,
+        exact_em,
+        operations=em_operations,
+        size=65 * 65,
+    ),
+    Workload(
+        "encoding",
+        "1x512x60x60_32_codewords",
+        partial(encoding_inputs, False, 1),
+        tensors_once,
+        exact_encoding,
+        operations=encoding_operations,
+        size=60 * 60,
     ),
 )
 

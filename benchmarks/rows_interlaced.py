@@ -86,6 +86,7 @@ WORKLOADS = tuple(
         tensors_once,
         oracle,
         operations=operations,
+        late=size == 128,
     )
     for size in (104, 128)
     for relation in ("global", "local")

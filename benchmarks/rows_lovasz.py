@@ -126,8 +126,8 @@ def by_reference(prepare: Callable[[Inputs], Callable[[], list[Tensor]]]) -> Cal
     return oracle
 
 
-def softmax_row(name: str, make: Callable[[], Inputs]) -> Workload:
-    return Workload("lovasz_softmax", name, make, tensors_once, by_reference(segops_softmax))
+def softmax_row(name: str, make: Callable[[], Inputs], late: bool = False) -> Workload:
+    return Workload("lovasz_softmax", name, make, tensors_once, by_reference(segops_softmax), late=late)
 
 
 WORKLOADS = (
@@ -135,8 +135,10 @@ WORKLOADS = (
     softmax_row("trained_4x21x512x512_forward_backward", lambda: trained("present", 4, 21, 512, 512)),
     softmax_row("untrained_2x150x256x256_all_forward_backward", lambda: untrained("all", 2, 150, 256, 256)),
     softmax_row("untrained_1x21x512x512_all_forward_backward", lambda: untrained("all", 1, 21, 512, 512)),
-    softmax_row("trained_2x150x256x256_all_forward_backward", lambda: trained("all", 2, 150, 256, 256)),
-    softmax_row("10_of_150_classes_2x150x256x256_forward_backward", lambda: few_classes(10, 2, 150, 256, 256)),
+    softmax_row("trained_2x150x256x256_all_forward_backward", lambda: trained("all", 2, 150, 256, 256), late=True),
+    softmax_row(
+        "10_of_150_classes_2x150x256x256_forward_backward", lambda: few_classes(10, 2, 150, 256, 256), late=True
+    ),
     Workload(
         "lovasz_hinge",
         "8x512x512_forward_backward",

@@ -21,18 +21,18 @@ from report import is_ours, listed, peer_of
 from rich.console import Console
 
 METHOD = {
-    "cpu": "Each provider is held against float64 first; wrong ones get no figure. Then calls for 0.6 seconds, "
-    "one at least; a first call of more than 8 seconds (with --quick 2) is the only one. Median, interquartile range. "
-    "Memory: the second call in a process of its own, above its inputs, results included; of segops, the fastest peer, "
-    "and whoever takes less than a second.",
+    "cpu": "Each provider is held against float64 first; wrong ones get no figure. Then calls for half a second (with "
+    "--quick a fifth), one at least; a first call of more than 2 seconds is the only one, unless it compiled. Median, "
+    "interquartile range. Memory: the second call in a process of its own, above its inputs, results included; of "
+    "segops, the fastest peer, and (without --quick) whoever takes less than 0.3 seconds.",
     "cuda": "Each provider is held against float64 first; wrong ones get no figure. Then time between two events of "
     "the device around each call, on copies of the inputs in turn that are together larger than the second cache, "
     "without waiting for the host between calls. Median, interquartile range. Memory by torch's allocator, above the "
     "inputs, results included.",
 }
-EFFORT = {"full": measure.Effort(0.6), "quick": measure.Effort(0.2, 2.0), "gpu": measure.Effort(0.2)}
-MINUTES = {"full": 13.0, "quick": 2.5}  # a workload that was started then is ended
-SECONDS_FOR_MEMORY = {"full": 1.0, "quick": 0.0}  # of a peer that is not the fastest
+EFFORT = {"full": measure.Effort(0.5), "quick": measure.Effort(0.2), "gpu": measure.Effort(0.2)}
+MINUTES = {"full": 13.5, "quick": 2.5}  # a workload that was started then is ended
+SECONDS_FOR_MEMORY = {"full": 0.3, "quick": 0.0}  # of a peer that is not the fastest
 
 
 def device_of(name: str | None) -> str:
@@ -100,7 +100,7 @@ def bench(
     deadline = time.monotonic() + 60 * (MINUTES[kind] if minutes is None else minutes)
     result: dict[str, Any] = {**machine.facts(device), "method": METHOD[device], "rows": []}
     result |= {"quick": quick, "missing": {} if ours else plan.missing(ops), "unmeasured": []}
-    for name, group in groupby(rows, key=lambda r: (r.workload.op, r.workload in SWEEPS)):
+    for name, group in groupby(rows, key=lambda r: (r.workload.op, r.workload in SWEEPS, r.workload.late)):
         found: list[dict] = []
         for workload, same in groupby(group, key=lambda r: str(r.workload)):
             if time.monotonic() < deadline:  # a workload whole or not at all: a ratio refers to all of its peers

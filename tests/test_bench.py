@@ -1,6 +1,7 @@
 """The comparison itself: the gate, what a run says and keeps, memory, plots and pages."""
 
 import copy
+import dataclasses
 import json
 import os
 import re
@@ -169,6 +170,13 @@ def test_the_peer_is_the_fastest_correct_one_with_as_many_threads():
 def test_quick_takes_one_row_of_each_operator(toy):
     assert [w.name for w in plan.workloads(["toy"], quick=True)] == ["square_10"]
     assert [w.name for w in plan.workloads(["toy"])] == ["square", "square_10", "square_100", "square_1000"]
+
+
+def test_what_is_late_comes_after_the_sweeps(toy, monkeypatch):
+    late = dataclasses.replace(toy_workload(), name="late", late=True)
+    monkeypatch.setattr(plan, "WORKLOADS", (late, toy_workload()))
+    names = [w.name for w in plan.workloads(["toy"])]
+    assert names[0] == "square" and names[-1] == "late"
 
 
 def test_a_peer_with_one_thread_is_compared_on_one_and_on_all(toy, monkeypatch):

@@ -21,7 +21,7 @@ def bench(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--op", "dense_crv"], "--op: there is no benchmark of 'dense_crv'; there are aspp, "),
+        (["--op", "dense_crv"], "--op: there is no benchmark of 'dense_crv'; there are "),
         (["--device", "tpu"], "--device: expected cpu or cuda, got 'tpu'"),
         (
             ["--op", "uncertain_points", "--quick", "--minutes", "1e-9", "--base", "no-such"],

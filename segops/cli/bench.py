@@ -19,7 +19,8 @@ def bench(
     plot: Annotated[Path | None, typer.Option(help="The folder to draw speed-ups, growth and roofline into.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="On a CPU. [default: all]")] = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0, help="When no workload is started any more. [default: 13, with --quick 2.5]")
+        float | None,
+        typer.Option(min=0, help="When no workload is started any more. [default: 13.5, with --quick 2.5]"),
     ] = None,
 ) -> None:
     """Compare every kernel with its peers: the gate, time, memory, and the distance to what the machine allows."""

@@ -46,7 +46,7 @@ SEGOPS_INLINE Record<float>* append(Record<float>* out, F16 error, I16 foregroun
 template <Link kLink, class T>
 SEGOPS_INLINE Record<T>* select_linked(const Row<T>& row, int32_t own, T least, int64_t pixel, Record<T>* out,
                                        bool& nan) {
-  using V = Widest<T>;
+  using V = Wide<T>;
   const V floor = splat<V>(least);
   Mask<V> unordered{};
   for (int64_t i = 0; i < row.count; i += Lanes<V>::kCount) {
@@ -112,7 +112,7 @@ double weighted_errors(const Record<T>* records, const double* steps, int64_t co
 // Adds the pixels of the class `own`, and the least of their errors.
 template <Link kLink, class T>
 SEGOPS_INLINE void count_linked(const Row<T>& row, int32_t own, Count<T>& count) {
-  using V = Widest<T>;
+  using V = Wide<T>;
   V least = splat<V>(count.least);
   Mask<V> pixels{};
   for (int64_t i = 0; i < row.count; i += Lanes<V>::kCount) {
@@ -141,7 +141,7 @@ void count_class(Link link, const Row<T>& row, int32_t own, Count<T>& count) {
 // them fit a cache side by side.
 template <class T>
 void softmax_statistics(const Row<T>& row, int64_t channels, int64_t stride, T* room, T* peak, T* scale, T* own) {
-  using V = Widest<T>;
+  using V = Wide<T>;
   constexpr int kLanes = Lanes<V>::kCount;
   for (int64_t c = 0; c < channels; ++c)
     for (int64_t i = 0; i < row.count; i += kLanes) {
@@ -168,7 +168,7 @@ void softmax_statistics(const Row<T>& row, int64_t channels, int64_t stride, T* 
 // From the gradient of probabilities to that of logits, in place; `room` is for two tiles and a row.
 template <class T>
 void softmax_chain_rule(const Row<T>& row, int64_t channels, int64_t stride, const char* used, T* room, T* grad) {
-  using V = Widest<T>;
+  using V = Wide<T>;
   constexpr int kLanes = Lanes<V>::kCount;
   T *p = room, *g = room + channels * kTile, *sum = g + channels * kTile;
   for (int64_t i = 0; i < row.count; i += kLanes) store<V>(sum + i, V{});
@@ -192,7 +192,7 @@ void softmax_chain_rule(const Row<T>& row, int64_t channels, int64_t stride, con
 
 template <class T>
 void sigmoid_chain_rule(const Row<T>& row, T* grad) {
-  using V = Widest<T>;
+  using V = Wide<T>;
   for (int64_t i = 0; i < row.count; i += Lanes<V>::kCount) {
     const int64_t count = row.count - i;
     const V p = sigmoid(load_some<V>(row.value + i, count)), g = load_some<V>(grad + i, count);

@@ -172,7 +172,7 @@ void scatter_cells(const Stencil<T, 1>* stencils, int64_t points, const T* grad,
 template <class T>
 void slope_cells(const Stencil<T, 2>* stencils, int64_t count, const T* grad, int64_t points, const T* image,
                  int64_t channels, T* out) {
-  using V = Widest<T>;
+  using V = Wide<T>;
   constexpr int kLanes = Lanes<V>::kCount;
   tiles(count, 0, channels, [&](int64_t first, int rows, int64_t channel, int width) {
     T tile[kTile][kTileWidth];

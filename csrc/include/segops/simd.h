@@ -55,25 +55,71 @@ SEGOPS_INLINE V splat(typename Lanes<V>::Scalar x) {
   return x - V{};  // which folds away; 0 + x would not, because of x = -0
 }
 
+// Vectors as wide as the registers, for loops that keep many, compare or select: the compiler keeps wider ones in
+// memory, and GCC 12 compares the double of AVX2's lane by lane.
+#if SEGOPS_ISA_LEVEL == 2
+typedef F16 WideFloat;
+typedef D8 WideDouble;
+#elif SEGOPS_ISA_LEVEL == 1
+typedef F8 WideFloat;
+typedef double WideDouble __attribute__((vector_size(32), may_alias));
+typedef int64_t WideLong __attribute__((vector_size(32), may_alias));
+#else
+typedef float WideFloat __attribute__((vector_size(16), may_alias));
+typedef double WideDouble __attribute__((vector_size(16), may_alias));
+typedef int64_t WideLong __attribute__((vector_size(16), may_alias));
+typedef int32_t WideInt __attribute__((vector_size(16), may_alias));
+typedef uint32_t WideBits __attribute__((vector_size(16), may_alias));
+template <>
+struct Lanes<WideFloat> {
+  using Scalar = float;
+  using Int = WideInt;
+  using Bits = WideBits;
+  static constexpr int kCount = 4;
+};
+#endif
+#if SEGOPS_ISA_LEVEL < 2
+template <>
+struct Lanes<WideDouble> {
+  using Scalar = double;
+  using Int = WideLong;
+  static constexpr int kCount = sizeof(WideDouble) / sizeof(double);
+};
+#endif
+
+// op of vectors, with AVX2 of their halves.
+#if SEGOPS_ISA_LEVEL == 1
+template <class Half>
+struct Halves {
+  Half low, high;
+};
+template <class V, class Op, class... Vs>
+SEGOPS_INLINE V by_halves(const Op& op, V v, Vs... others) {
+  using H = Halves<std::conditional_t<std::is_same_v<V, F16>, F8, WideDouble>>;
+  return __builtin_bit_cast(V, H{op(__builtin_bit_cast(H, v).low, __builtin_bit_cast(H, others).low...),
+                                 op(__builtin_bit_cast(H, v).high, __builtin_bit_cast(H, others).high...)});
+}
+#else
+template <class V, class Op>
+SEGOPS_INLINE V by_halves(const Op& op, V v) {
+  return op(v);
+}
+#endif
+
 #if SEGOPS_ISA_LEVEL == 2
 SEGOPS_INLINE F16 fma(F16 a, F16 b, F16 c) { return (F16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 SEGOPS_INLINE F8 fma(F8 a, F8 b, F8 c) { return (F8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 SEGOPS_INLINE D8 fma(D8 a, D8 b, D8 c) { return (D8)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
 #elif SEGOPS_ISA_LEVEL == 1
 SEGOPS_INLINE F8 fma(F8 a, F8 b, F8 c) { return (F8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+SEGOPS_INLINE WideDouble fma(WideDouble a, WideDouble b, WideDouble c) {
+  return (WideDouble)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+}
 SEGOPS_INLINE F16 fma(F16 a, F16 b, F16 c) {
-  struct Halves {
-    F8 low, high;
-  };
-  const Halves x = __builtin_bit_cast(Halves, a), y = __builtin_bit_cast(Halves, b), z = __builtin_bit_cast(Halves, c);
-  return __builtin_bit_cast(F16, Halves{fma(x.low, y.low, z.low), fma(x.high, y.high, z.high)});
+  return by_halves([](F8 x, F8 y, F8 z) { return fma(x, y, z); }, a, b, c);
 }
 SEGOPS_INLINE D8 fma(D8 a, D8 b, D8 c) {
-  struct Halves {
-    __m256d low, high;
-  };
-  const Halves x = __builtin_bit_cast(Halves, a), y = __builtin_bit_cast(Halves, b), z = __builtin_bit_cast(Halves, c);
-  return __builtin_bit_cast(D8, Halves{_mm256_fmadd_pd(x.low, y.low, z.low), _mm256_fmadd_pd(x.high, y.high, z.high)});
+  return by_halves([](WideDouble x, WideDouble y, WideDouble z) { return fma(x, y, z); }, a, b, c);
 }
 #else
 template <class V>
@@ -82,6 +128,14 @@ SEGOPS_INLINE V fma(V a, V b, V c) {
 }
 #endif
 
+#if SEGOPS_ISA_LEVEL == 1
+SEGOPS_INLINE F16 max(F16 a, F16 b) {
+  return by_halves([](F8 x, F8 y) { return x > y ? x : y; }, a, b);
+}
+SEGOPS_INLINE D8 max(D8 a, D8 b) {
+  return by_halves([](WideDouble x, WideDouble y) { return x > y ? x : y; }, a, b);
+}
+#endif
 template <class V>
 SEGOPS_INLINE V max(V a, V b) {
   return a > b ? a : b;
@@ -142,7 +196,9 @@ SEGOPS_INLINE V exp_float(V x) {
   return x < -87.3f ? V{} : p * (V)bits;
 }
 SEGOPS_INLINE F8 exp(F8 x) { return exp_float(x); }
-SEGOPS_INLINE F16 exp(F16 x) { return exp_float(x); }
+SEGOPS_INLINE F16 exp(F16 x) {
+  return by_halves([](auto v) { return exp_float(v); }, x);
+}
 SEGOPS_INLINE D8 exp(D8 x) {
   D8 y{};
   for (int i = 0; i < 8; ++i) y[i] = __builtin_exp(x[i]);
@@ -178,37 +234,16 @@ SEGOPS_INLINE V log_float(V x) {
   return x > 0 ? (x < infinity ? whole : x) : (x <= 0 ? -infinity : x);
 }
 SEGOPS_INLINE F8 log(F8 x) { return log_float(x); }
-SEGOPS_INLINE F16 log(F16 x) { return log_float(x); }
+SEGOPS_INLINE F16 log(F16 x) {
+  return by_halves([](auto v) { return log_float(v); }, x);
+}
 SEGOPS_INLINE D8 log(D8 x) {
   D8 y{};
   for (int i = 0; i < 8; ++i) y[i] = __builtin_log(x[i]);
   return y;
 }
 
-// Vectors as wide as the registers, for loops that keep many: the compiler keeps wider ones in memory.
-#if SEGOPS_ISA_LEVEL == 2
-typedef F16 WideFloat;
-typedef D8 WideDouble;
-#elif SEGOPS_ISA_LEVEL == 1
-typedef F8 WideFloat;
-typedef double WideDouble __attribute__((vector_size(32), may_alias));
-typedef int64_t WideLong __attribute__((vector_size(32), may_alias));
-SEGOPS_INLINE WideDouble fma(WideDouble a, WideDouble b, WideDouble c) {
-  return (WideDouble)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
-}
-#else
-typedef float WideFloat __attribute__((vector_size(16), may_alias));
-typedef double WideDouble __attribute__((vector_size(16), may_alias));
-typedef int64_t WideLong __attribute__((vector_size(16), may_alias));
-typedef int32_t WideInt __attribute__((vector_size(16), may_alias));
-typedef uint32_t WideBits __attribute__((vector_size(16), may_alias));
-template <>
-struct Lanes<WideFloat> {
-  using Scalar = float;
-  using Int = WideInt;
-  using Bits = WideBits;
-  static constexpr int kCount = 4;
-};
+#if SEGOPS_ISA_LEVEL == 0
 SEGOPS_INLINE WideFloat exp(WideFloat x) { return exp_float(x); }
 SEGOPS_INLINE WideFloat log(WideFloat x) { return log_float(x); }
 template <class Op>
@@ -217,12 +252,6 @@ SEGOPS_INLINE float fold(WideFloat v, Op op) {
 }
 #endif
 #if SEGOPS_ISA_LEVEL < 2
-template <>
-struct Lanes<WideDouble> {
-  using Scalar = double;
-  using Int = WideLong;
-  static constexpr int kCount = sizeof(WideDouble) / sizeof(double);
-};
 SEGOPS_INLINE WideDouble exp(WideDouble x) {
   WideDouble y{};
   for (int i = 0; i < Lanes<WideDouble>::kCount; ++i) y[i] = __builtin_exp(x[i]);
@@ -290,6 +319,6 @@ SEGOPS_INLINE V floor_vector(V x) {
   SEGOPS_INLINE V product(V a, V b) { return a * b; }                     \
   SEGOPS_INLINE V one_if_less(V a, V b) { return a < b ? V{} + 1 : V{}; } \
   SEGOPS_INLINE V where_equal(V a, V b, V x) { return a == b ? x : V{}; }
-SEGOPS_SIMPLEX_OPERATIONS(F16)
-SEGOPS_SIMPLEX_OPERATIONS(D8)
+SEGOPS_SIMPLEX_OPERATIONS(WideFloat)
+SEGOPS_SIMPLEX_OPERATIONS(WideDouble)
 #undef SEGOPS_SIMPLEX_OPERATIONS

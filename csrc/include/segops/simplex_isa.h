@@ -35,8 +35,7 @@ SEGOPS_INLINE bool find_simplices_of(const typename Lanes<V>::Scalar* features, 
 // Up to kLanes points: quotient, rank and weight (dim + 1, kLanes); false if a quotient is beyond the limit or NaN.
 template <class T>
 bool find_simplices(const T* features, int64_t stride, int dim, int count, T limit, T* quotient, T* rank, T* weight) {
-  using V = std::conditional_t<std::is_same_v<T, float>, F16, D8>;
-#define SEGOPS_WITH_DIM(d) find_simplices_of<V>(features, stride, d, count, limit, quotient, rank, weight)
+#define SEGOPS_WITH_DIM(d) find_simplices_of<Wide<T>>(features, stride, d, count, limit, quotient, rank, weight)
   switch (dim) {
     case 2:
       return SEGOPS_WITH_DIM((std::integral_constant<int, 2>()));

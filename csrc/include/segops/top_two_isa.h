@@ -46,7 +46,7 @@ SEGOPS_INLINE void one(const T* cell, int64_t plane, int64_t channels, T* out) {
 // Margins of `count` neighbouring cells; a cell's channels lie `plane` apart.
 template <class T>
 void margins_of_planes(const T* cells, int64_t plane, int64_t channels, int64_t count, T* out) {
-  using V = Widest<T>;
+  using V = Wide<T>;
   constexpr int kLanes = Lanes<V>::kCount, kCount = SEGOPS_ISA_LEVEL == 2 ? 4 : 1;
   int64_t i = 0;
   for (; i + kCount * kLanes <= count; i += kCount * kLanes) tile<V, kCount>(cells + i, plane, channels, out + i);
@@ -54,14 +54,16 @@ void margins_of_planes(const T* cells, int64_t plane, int64_t channels, int64_t 
   for (; i < count; ++i) one(cells + i, plane, channels, out + i);
 }
 
-// One more channel for a vector's worth of cells whose two largest so far lie in memory.
+// One more channel for as many cells as the widest vector has lanes, whose two largest so far lie in memory.
 template <class T>
 SEGOPS_INLINE void rank_at(const T* values, T* first, T* second) {
-  using V = Widest<T>;
-  V a = load<V>(first), b = load<V>(second);
-  rank(load<V>(values), a, b);
-  store<V>(first, a);
-  store<V>(second, b);
+  using V = Wide<T>;
+  for (int i = 0; i < Lanes<Widest<T>>::kCount; i += kWidth<T>) {
+    V a = load<V>(first + i), b = load<V>(second + i);
+    rank(load<V>(values + i), a, b);
+    store<V>(first + i, a);
+    store<V>(second + i, b);
+  }
 }
 
 // The margins of cells of which all channels have passed, in place of `first`.
