@@ -116,18 +116,13 @@ def conv_crf(
             normalization,
         )
         energy = _energy(compatibility, wide)
-
-        def update(message: Tensor | None, softmax: bool, means: bool) -> Tensor:
-            if message is None:  # before the first one, nothing but the logits
-                height, width = (-(-length // size) for length in wide.shape[2:])
-                message = wide.new_zeros(*wide.shape[:2], height, width)
-                return _update(wide, message, wide.new_ones(1), size, softmax, means)
-            return _update(wide, message, weight, size, softmax, means)
-
-        message = None
+        cells = (-(-length // size) for length in wide.shape[2:])
+        message, scale = wide.new_zeros(*wide.shape[:2], *cells), wide.new_ones(1)  # nothing but the logits at first
         for step in range(iterations):
-            message = _coupled(energy, filter(update(message, step > 0 or start == "softmax", means=True)))
-        out = update(message, not return_logits, means=False)
+            softmax = step > 0 or start == "softmax"
+            message = _coupled(energy, filter(_update(wide, message, scale, size, softmax, True)))
+            scale = weight
+        out = _update(wide, message, scale, size, not return_logits, False)
     return _checks.narrowed(out, logits)
 
 

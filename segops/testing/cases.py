@@ -232,12 +232,11 @@ _PARCELLED = {
 }
 
 _UPDATES = {  # batch, labels, map, a weight for each label, blur, softmax, means
-    "means": (2, 3, (9, 14), False, 4, True, True),
-    "marginals": (1, 5, (6, 70), True, 3, True, False),
-    "first": (1, 4, (5, 7), True, 2, False, True),
-    "logits": (2, 3, (7, 9), False, 4, False, False),
+    "means": (1, 3, (5, 7), False, 2, True, True),
+    "marginals": (1, 5, (4, 70), True, 3, True, False),
+    "first": (2, 4, (5, 7), True, 2, False, True),
+    "logits": (1, 3, (7, 9), False, 4, False, False),
     "pixels": (1, 2, (3, 67), False, 1, True, True),
-    "one_cell": (1, 3, (4, 2), True, 5, True, True),
     "empty_batch": (0, 3, (4, 5), False, 2, True, True),
 }
 

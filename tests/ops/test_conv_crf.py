@@ -5,10 +5,12 @@ from __future__ import annotations
 import golden_crf
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import segops
+from segops._registry import call
 from segops.reference.mean_field import mean_field_with, normalized
 
 GOLDEN = golden_crf.load("crf_convcrf_64x48_L3")
@@ -98,6 +100,102 @@ def test_any_sizes_agree_with_the_reference(size, labels, channels, filter_size,
         expected = segops.conv_crf(logits, image, **options)
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-10)
     assert actual.shape == logits.shape
+
+
+def by_pixels(logits, image, energy, blur: int, normalization: str, start: str, weights: torch.Tensor) -> torch.Tensor:
+    """The CRF as its pages write it: every map of full size, the cells only inside the filter."""
+    height, width = logits.shape[2:]
+    top, left = (-(-(-size % blur) // 2) for size in (height, width))
+    at = (blur * torch.arange(-2, 3).double()).square()
+    window = torch.exp(-0.5 * (at / 9 + at[:, None] / 4))
+
+    def pool(x: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(x, blur, padding=(top, left), count_include_pad=False)
+
+    colors = pool(image / 20)
+
+    def filter(values: torch.Tensor, which: int) -> torch.Tensor:
+        tables = [window if which == 0 else 0 * window, torch.ones_like(window) if which == 1 else 0 * window]
+        out = torch.ops.segops.conv_crf_message(pool(values), colors, *tables)
+        wide = F.interpolate(out, scale_factor=blur, mode="bilinear")
+        return wide[..., top : top + height, left : left + width]
+
+    ones = torch.ones_like(image[:, :1])
+    filters = [normalized(lambda x, i=i: filter(x, i), filter(ones, i), normalization) for i in (0, 1)]
+    unary = state = logits.log_softmax(1)
+    for step in range(3):
+        state = state.softmax(1) if step or start == "softmax" else state
+        message = 0.6 * filters[0](state) + 0.3 * filters[1](state)
+        state = weights[:, None, None] * unary - torch.einsum("kl,nlhw->nkhw", energy, message)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("blur", "normalization", "start"),
+    [(4, "none", "softmax"), (3, "none", "log_softmax"), (4, "symmetric", "log_softmax"), (2, "after", "softmax")],
+)
+def test_what_is_done_in_cells_is_what_pixels_would_have(blur, normalization, start):
+    logits, image = scene(2, 4, 13, 22)
+    energy, weights = torch.randn(4, 4, dtype=torch.float64), torch.tensor([0.8, 1.2, 1.0, 0.5]).double()
+    expected = by_pixels(logits, image, energy, blur, normalization, start, weights)
+    options = {
+        "filter_size": 5, "blur": blur, "iterations": 3, "unary_weight": weights, "spatial_sigma": (3, 2),
+        "spatial_weight": 0.6, "bilateral_sigma_rgb": 20, "bilateral_weight": 0.3, "compatibility": energy,
+        "normalization": normalization, "start": start,
+    }  # fmt: skip
+    actual = segops.conv_crf(logits, image, return_logits=True, **options)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(segops.conv_crf(logits, image, **options), expected.softmax(1), rtol=1e-9, atol=1e-10)
+
+
+def test_a_cell_larger_than_the_map():
+    logits, image = scene(1, 3, 6, 9)
+    expected = segops.conv_crf(logits, image, blur=9)
+    torch.testing.assert_close(segops.conv_crf(logits, image, blur=10**12), expected)
+    mean = logits.softmax(1).mean((2, 3), keepdim=True)
+    energy = 0.8 * logits.log_softmax(1) + 2.6 * mean
+    torch.testing.assert_close(segops.conv_crf(logits, image, blur=9, iterations=1), energy.softmax(1))
+
+
+def test_of_full_size_the_logits_alone_are_kept_for_gradients():
+    logits, image = (x.float() for x in scene(1, 4, 24, 36))
+    kept = {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        kept[x.data_ptr()] = x
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        segops.conv_crf(logits.requires_grad_(), image, filter_size=5)
+    assert [x.data_ptr() for x in kept.values() if x.numel() >= logits.numel()] == [logits.data_ptr()]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_labels_that_are_impossible_and_pixels_that_are_no_number(backend):
+    logits, message = torch.randn(1, 3, 8, 20), torch.randn(1, 3, 2, 5)
+    logits[0, 1, 2, 3], logits[0, 2, 5, 17] = -float("inf"), float("nan")
+    with segops.backend(backend):
+        out = torch.ops.segops.conv_crf_update(logits, message, torch.full((1,), 0.8), 4, True, False)
+        means = torch.ops.segops.conv_crf_update(logits, message, torch.full((1,), 0.8), 4, True, True)
+    assert out[0, 1, 2, 3] == 0 and out[0, :, 2, 3].sum() == pytest.approx(1)
+    assert out.isnan().nonzero().tolist() == [[0, i, 5, 17] for i in range(3)]
+    assert means.isnan().nonzero().tolist() == [[0, i, 1, 4] for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"logits": torch.zeros(3, 8, 20)}, r"logits: expected \(N, L, H, W\)"),
+        ({"message": torch.zeros(1, 3, 2, 4)}, "message: expected"),
+        ({"message": torch.zeros(1, 3, 2, 5).double()}, "message: expected"),
+        ({"weight": torch.ones(2)}, "weight: expected one"),
+        ({"blur": 0}, "blur: expected"),
+    ],
+)
+def test_the_kernel_refuses_what_does_not_fit(change, message):
+    args = {"logits": torch.zeros(1, 3, 8, 20), "message": torch.zeros(1, 3, 2, 5), "weight": torch.ones(1), "blur": 4}
+    with pytest.raises(ValueError, match=message), segops.backend("cpu"):
+        call(torch.ops.segops.conv_crf_update, *(args | change).values(), True, True)
 
 
 @pytest.mark.parametrize("blur", [1, 3])

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "segops/buffer.h"
 #include "segops/isa.h"
@@ -28,6 +29,7 @@ struct Axis {
       : pixels(pixels), blur(blur), cells((pixels + blur - 1) / blur), before((cells * blur - pixels + 1) / 2) {}
   int64_t inside(int64_t at) const { return std::clamp<int64_t>(at, 0, pixels); }
   int64_t begin(int64_t cell) const { return inside(cell * blur - before); }
+  int64_t cell(int64_t pixel) const { return (pixel + before) / blur; }
   // Gap i is what lies between the middles of the cells i - 1 and i, or of one of them and the border.
   int64_t gap_begin(int64_t gap) const { return inside((gap - 1) * blur + blur / 2 - before); }
   int64_t gap(int64_t pixel) const { return from_first_gap(pixel) / blur; }
@@ -40,6 +42,7 @@ struct Axis {
   int64_t from_first_gap(int64_t pixel) const { return pixel + before + blur - blur / 2; }
 };
 
+// What is asked for; the mean of one pixel is the pixel.
 template <class T>
 struct Update {
   int64_t batch, labels;
@@ -56,7 +59,7 @@ struct Update {
         rows(height, blur),
         columns(width, blur),
         softmax(softmax),
-        means(means),
+        means(means && blur > 1),
         shared(shared),
         weight(labels),
         share(width + kLanes<T>) {
@@ -88,14 +91,20 @@ struct Tile {
   int64_t columns() const { return end - begin; }
 };
 
-// A thread's room: maps of a tile (L, stride), and what it needs of one label or one vector of pixels.
+constexpr int64_t kNone = -2;  // neither a row of cells or a gap, nor the one before the first
+
+// A thread's room: maps of a tile (L, stride), and what it needs of one label or one vector of pixels. The message in
+// `below` and `above` is of `gap`.
 template <class T>
 struct Work {
-  Buffer<T> z, sums, row, vectors;
+  Buffer<T> z, sums, below, above, row, vectors;
+  int64_t gap = kNone;
   explicit Work(const Update<T>& u)
       : z(u.labels * u.stride()),
         sums(u.labels * u.stride()),
-        row(u.tile_cells() + 2 + kLanes<T>),
+        below(u.labels * u.stride()),
+        above(u.labels * u.stride()),
+        row(u.tile_cells() + 2),
         vectors(u.labels * kLanes<T>) {
     std::fill_n(vectors.data(), vectors.size(), T(0));
   }
@@ -104,6 +113,7 @@ struct Work {
 template <class T>
 struct GradientWork : Work<T> {
   Buffer<T> grad, sums_above, weights, shift;
+  int64_t cell = kNone;  // the row of cells that `grad` is of
   explicit GradientWork(const Update<T>& u)
       : Work<T>(u),
         grad(u.labels * u.stride()),

@@ -1,21 +1,14 @@
 // No include guard: compiled once for each instruction set (see foreach_isa.h) by conv_crf_update.h, which explains
 // Update, Axis, Tile and Work. Buffers of a tile are (L, stride), padded to whole vectors of numbers that nobody reads.
 
-// z[0 ... columns) = the message of one label at row y, interpolated.
+// out[0 ... columns) = a row of cells of one label, interpolated. `row` is room for the tile's cells and one on each
+// side.
 template <class T>
-void interpolate(const Update<T>& u, const Tile& tile, int64_t y, const T* message, T* row, T* z) {
+void interpolate(const Update<T>& u, const Tile& tile, const T* cells, T* row, T* out) {
   using V = Wide<T>;
-  const int64_t width = u.columns.cells;
-  if (u.blur() == 1) {
-    __builtin_memcpy(z, message + y * width + tile.begin, tile.columns() * sizeof(T));
-    return;
-  }
-  // row[i] = cell first - 1 + i at the height of y, those at the border repeated
-  const int64_t gap = u.rows.gap(y), from = u.columns.below(tile.first), to = u.columns.above(tile.last);
-  const T share = T(u.rows.share(y));
-  const T *below = message + u.rows.below(gap) * width, *above = message + u.rows.above(gap) * width;
-  row -= tile.first - 1;
-  for (int64_t c = from; c <= to; ++c) row[c] = (1 - share) * below[c] + share * above[c];
+  const int64_t width = u.columns.cells, from = u.columns.below(tile.first), to = u.columns.above(tile.last);
+  row -= tile.first - 1;  // row[i] = cell i, those at the border repeated beyond it
+  for (int64_t c = from; c <= to; ++c) row[c] = cells[c];
   if (tile.first == 0) row[-1] = row[0];
   if (tile.last == width) row[width] = row[width - 1];
   int64_t x = tile.begin;
@@ -24,10 +17,34 @@ void interpolate(const Update<T>& u, const Tile& tile, int64_t y, const T* messa
     const V left = splat<V>(row[gap - 1]), right = splat<V>(row[gap]);
     for (; x < end; x += kWidth<T>) {
       const V share = load<V>(u.share.data() + x);
-      store(z + (x - tile.begin), fma(splat<V>(1) - share, left, share * right));
+      store(out + (x - tile.begin), fma(splat<V>(1) - share, left, share * right));
     }
     x = end;
   }
+}
+
+// work.below and work.above = the rows of cells on both sides of row y, interpolated between columns. From one gap to
+// the next, what was above is below.
+template <class T>
+void read_message(const Update<T>& u, const Tile& tile, int64_t y, const T* message, Work<T>& work) {
+  const int64_t width = u.columns.cells, gap = u.rows.gap(y);
+  if (u.blur() == 1) {
+    for (int64_t l = 0; l < u.labels; ++l)
+      __builtin_memcpy(work.below.data() + l * u.stride(), message + l * u.cells() + y * width + tile.begin,
+                       tile.columns() * sizeof(T));
+    return;
+  }
+  const auto read = [&](int64_t row, T* to) {
+    for (int64_t l = 0; l < u.labels; ++l)
+      interpolate(u, tile, message + l * u.cells() + row * width, work.row.data(), to + l * u.stride());
+  };
+  if (work.gap == gap) return;
+  if (work.gap == gap - 1)
+    std::swap(work.below, work.above);
+  else
+    read(u.rows.below(gap), work.below.data());
+  read(u.rows.above(gap), work.above.data());
+  work.gap = gap;
 }
 
 template <class V>
@@ -57,43 +74,55 @@ SEGOPS_INLINE Wide<T> shift_of(const T* logits, int64_t labels, int64_t stride, 
   return top + logarithm(sum);
 }
 
-// z = weight (logits - shift) + z, or its softmax.
+// z = weight (logits - shift) + message, or its softmax; where there are `sums`, added to them instead. The message is
+// `below`, or where there is `above`, between both.
 template <class T>
-SEGOPS_INLINE void add_unary(const Update<T>& u, const T* logits, int64_t stride, Wide<T> shift, T* z) {
+SEGOPS_INLINE void add_unary(const Update<T>& u, const T* logits, int64_t stride, Wide<T> shift, const T* below,
+                             const T* above, T share, T* z, T* sums) {
   using V = Wide<T>;
   const int64_t step = u.stride();
   V top{};
   for (int64_t l = 0; l < u.labels; ++l) {
-    const V unary = load<V>(logits + l * stride) - shift;
-    const V sum = fma(splat<V>(u.weight[l]), unary, load<V>(z + l * step));
+    V sum = load<V>(below + l * step);
+    if (above) sum = fma(splat<V>(1 - share), sum, splat<V>(share) * load<V>(above + l * step));
+    sum = fma(splat<V>(u.weight[l]), load<V>(logits + l * stride) - shift, sum);
     store(z + l * step, sum);
     top = l ? max(top, sum) : sum;
   }
-  if (!u.softmax) return;
-  V total{};
-  for (int64_t l = 0; l < u.labels; ++l) {
-    const V e = exp(load<V>(z + l * step) - top);
-    store(z + l * step, e);
-    total += e;
+  V total{}, scale = splat<V>(1);
+  if (u.softmax) {
+    for (int64_t l = 0; l < u.labels; ++l) {
+      const V e = exp(load<V>(z + l * step) - top);
+      store(z + l * step, e);
+      total += e;
+    }
+    scale /= total;
   }
-  const V scale = splat<V>(1) / total;
-  for (int64_t l = 0; l < u.labels; ++l) store(z + l * step, scale * load<V>(z + l * step));
+  if (sums)
+    for (int64_t l = 0; l < u.labels; ++l)
+      store(sums + l * step, fma(scale, load<V>(z + l * step), load<V>(sums + l * step)));
+  else if (u.softmax)
+    for (int64_t l = 0; l < u.labels; ++l) store(z + l * step, scale * load<V>(z + l * step));
 }
 
-// work.z = row y of a tile of the result (before means); shifts too, where asked for.
+// work.z = row y of a tile of the result, before means, or `sums` with it added; and what log_softmax takes off, to
+// `shifts` where they are asked for.
 template <class T>
 void evaluate(const Update<T>& u, const Tile& tile, int64_t y, const T* logits, const T* message, Work<T>& work,
-              T* shifts = nullptr) {
-  T* z = work.z.data();
-  for (int64_t l = 0; l < u.labels; ++l)
-    interpolate(u, tile, y, message + l * u.cells(), work.row.data(), z + l * u.stride());
+              T* sums, T* shifts) {
+  read_message(u, tile, y, message, work);
+  const T *below = work.below.data(), *above = u.blur() == 1 ? nullptr : work.above.data();
+  const T share = T(u.rows.share(y));
   logits += y * u.columns.pixels + tile.begin;
   for (int64_t x = 0; x < tile.columns(); x += kWidth<T>) {
     int64_t stride = u.pixels();
     const T* at = whole_vectors(logits + x, u.labels, tile.columns() - x, work.vectors.data(), &stride);
+    // the next row: the processor foresees only what goes on where it is
+    for (int64_t l = 0; l < u.labels; ++l) __builtin_prefetch(logits + l * u.pixels() + u.columns.pixels + x);
     const Wide<T> shift = shift_of(at, u.labels, stride, u.needs_sums());
     if (shifts) store(shifts + x, shift);
-    add_unary(u, at, stride, shift, z + x);
+    add_unary(u, at, stride, shift, below + x, above ? above + x : nullptr, share, work.z.data() + x,
+              sums ? sums + x : nullptr);
   }
 }
 
@@ -102,7 +131,7 @@ SEGOPS_INLINE void clear(T* p, int64_t count) {
   for (int64_t i = 0; i < count; ++i) p[i] = 0;
 }
 
-// Rows [top, bottom) of all labels between a tile and a map.
+// Row y of all labels from a tile to a map.
 template <class T>
 void copy_row(const Update<T>& u, const Tile& tile, int64_t y, const T* from, T* map) {
   map += y * u.columns.pixels + tile.begin;
@@ -114,19 +143,16 @@ void copy_row(const Update<T>& u, const Tile& tile, int64_t y, const T* from, T*
 template <class T>
 void update_row(const Update<T>& u, int64_t i, const T* logits, const T* message, T* out, Work<T>& work) {
   const int64_t top = u.rows.begin(i), bottom = u.rows.begin(i + 1), size = u.labels * u.stride();
-  T *z = work.z.data(), *sums = work.sums.data();
+  T* sums = u.means ? work.sums.data() : nullptr;
   for (int64_t t = 0; t < u.tiles(); ++t) {
     const Tile tile(u, t);
-    if (u.means) clear(sums, size);
+    work.gap = kNone;
+    if (sums) clear(sums, size);
     for (int64_t y = top; y < bottom; ++y) {
-      evaluate(u, tile, y, logits, message, work);
-      if (!u.means)
-        copy_row(u, tile, y, z, out);
-      else
-        for (int64_t l = 0; l < u.labels; ++l)
-          for (int64_t x = l * u.stride(); x < l * u.stride() + tile.columns(); ++x) sums[x] += z[x];
+      evaluate<T>(u, tile, y, logits, message, work, sums, nullptr);
+      if (!sums) copy_row(u, tile, y, work.z.data(), out);
     }
-    if (!u.means) continue;
+    if (!sums) continue;
     for (int64_t l = 0; l < u.labels; ++l)
       for (int64_t c = tile.first; c < tile.last; ++c) {
         const int64_t begin = u.columns.begin(c), end = u.columns.begin(c + 1);
@@ -137,7 +163,7 @@ void update_row(const Update<T>& u, int64_t i, const T* logits, const T* message
   }
 }
 
-// work.grad = row y of a tile of the gradient of z or of its softmax.
+// work.grad = row y of a tile of the gradient of z or of its softmax; of means, all rows of a cell have the same.
 template <class T>
 void read_gradient(const Update<T>& u, const Tile& tile, int64_t y, const T* grad, GradientWork<T>& work) {
   T* to = work.grad.data();
@@ -147,7 +173,9 @@ void read_gradient(const Update<T>& u, const Tile& tile, int64_t y, const T* gra
                        tile.columns() * sizeof(T));
     return;
   }
-  const int64_t i = (y + u.rows.before) / u.blur(), rows = u.rows.begin(i + 1) - u.rows.begin(i);
+  const int64_t i = u.rows.cell(y), rows = u.rows.begin(i + 1) - u.rows.begin(i);
+  if (work.cell == i) return;
+  work.cell = i;
   for (int64_t l = 0; l < u.labels; ++l)
     for (int64_t c = tile.first; c < tile.last; ++c) {
       const int64_t begin = u.columns.begin(c), end = u.columns.begin(c + 1);
@@ -156,30 +184,39 @@ void read_gradient(const Update<T>& u, const Tile& tile, int64_t y, const T* gra
     }
 }
 
-// work.grad becomes the gradient of z and work.z that of the logits; the weights' is added up.
+// work.z becomes the gradient of the logits. That of z is added up for the rows of cells on both sides, or with one
+// pixel a cell stands in work.sums; and that of the weights is added up.
 template <class T>
-void differentiate(const Update<T>& u, const Tile& tile, const T* logits, GradientWork<T>& work) {
+void differentiate(const Update<T>& u, const Tile& tile, int64_t y, const T* logits, GradientWork<T>& work) {
   using V = Wide<T>;
   const int64_t step = u.stride();
+  const V share = splat<V>(T(u.rows.share(y)));
+  logits += y * u.columns.pixels + tile.begin;
   for (int64_t x = 0; x < tile.columns(); x += kWidth<T>) {
-    T *z = work.z.data() + x, *grad = work.grad.data() + x, *weights = work.weights.data();
+    T *z = work.z.data() + x, *below = work.sums.data() + x, *above = work.sums_above.data() + x;
+    const T* grad = work.grad.data() + x;
     const V shift = load<V>(work.shift.data() + x);
     int64_t stride = u.pixels();
     const T* at = whole_vectors(logits + x, u.labels, tile.columns() - x, work.vectors.data(), &stride);
+    V inside{};  // 1 in the columns of the tile, 0 beyond
+    for (int64_t i = 0; i < std::min<int64_t>(kWidth<T>, tile.columns() - x); ++i) inside[i] = 1;
     V mean{}, total{};
     if (u.softmax)
       for (int64_t l = 0; l < u.labels; ++l) mean = fma(load<V>(z + l * step), load<V>(grad + l * step), mean);
     for (int64_t l = 0; l < u.labels; ++l) {
       V slope = load<V>(grad + l * step);
       if (u.softmax) slope = load<V>(z + l * step) * (slope - mean);
-      store(grad + l * step, slope);
+      if (u.blur() == 1) {
+        store(below + l * step, slope);
+      } else {
+        store(below + l * step, fma(splat<V>(1) - share, slope, load<V>(below + l * step)));
+        store(above + l * step, fma(share, slope, load<V>(above + l * step)));
+      }
       const V scaled = splat<V>(u.weight[l]) * slope, unary = load<V>(at + l * stride) - shift;
       store(z + l * step, scaled);
       total += scaled;
-      V product = slope * unary;
-      if (tile.columns() - x < kWidth<T>)
-        for (int64_t i = tile.columns() - x; i < kWidth<T>; ++i) product[i] = 0;
-      store(weights + l * kWidth<T>, load<V>(weights + l * kWidth<T>) + product);
+      T* weight = work.weights.data() + l * kWidth<T>;
+      store(weight, load<V>(weight) + (inside == 1 ? slope * unary : V{}));
     }
     if (u.needs_sums())
       for (int64_t l = 0; l < u.labels; ++l) {
@@ -215,23 +252,15 @@ void differentiate_gap(const Update<T>& u, int64_t gap, const T* grad, const T* 
   clear(work.weights.data(), work.weights.size());
   for (int64_t t = 0; t < u.tiles(); ++t) {
     const Tile tile(u, t);
+    work.gap = work.cell = kNone;
     clear(below, size);
     clear(above, size);
     for (int64_t y = top; y < bottom; ++y) {
-      evaluate(u, tile, y, logits, message, work, work.shift.data());
+      evaluate<T>(u, tile, y, logits, message, work, nullptr, work.shift.data());
       read_gradient(u, tile, y, grad, work);
-      differentiate(u, tile, logits + y * u.columns.pixels + tile.begin, work);
+      differentiate(u, tile, y, logits, work);
       copy_row(u, tile, y, work.z.data(), grad_logits);
-      if (u.blur() == 1) {
-        copy_row(u, tile, y, work.grad.data(), grad_message);
-        continue;
-      }
-      const T share = T(u.rows.share(y));
-      for (int64_t l = 0; l < u.labels; ++l)
-        for (int64_t x = l * u.stride(); x < l * u.stride() + tile.columns(); ++x) {
-          below[x] += (1 - share) * work.grad[x];
-          above[x] += share * work.grad[x];
-        }
+      if (u.blur() == 1) copy_row(u, tile, y, below, grad_message);
     }
     if (u.blur() == 1) continue;
     for (int64_t l = 0; l < u.labels; ++l) {
