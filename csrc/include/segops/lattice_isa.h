@@ -122,7 +122,8 @@ SEGOPS_INLINE bool softmax_rows(T* rows, int count, int width, T* norm = nullptr
   }
   if constexpr (std::is_same_v<T, float>) {
     int i = 0;
-    for (; i + 16 <= count * width; i += 16) store<F16>(rows + i, exp(load<F16>(rows + i)));
+    constexpr int kStep = Lanes<WideFloat>::kCount;
+    for (; i + kStep <= count * width; i += kStep) store<WideFloat>(rows + i, exp(load<WideFloat>(rows + i)));
     if (i < count * width) store<F8>(rows + i, exp(load<F8>(rows + i)));
   } else {
     for (int i = 0; i < count * width; i += 8) store<D8>(rows + i, exp(load<D8>(rows + i)));
