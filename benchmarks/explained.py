@@ -17,10 +17,10 @@ EXPLAINED: dict[tuple[str, str], str] = {
     ("gpu", "uncertain_points"): LAUNCHES,
     ("cpu", "atrous_conv2d"): "forward, both are oneDNN's convolution, and what differs is a copy to channels_last",
     ("cpu", "aspp"): "forward, both are oneDNN's convolution, and what differs is a copy to channels_last",
-    ("cpu", "interlaced_attention"): "in the global relation members of a group lie far apart in memory, and without "
-    "AVX-512 the products are no faster than the library's, which gets copies side by side",
-    ("cpu", "criss_cross_attention"): "without AVX-512 the products are no faster than the library's; what is left is "
-    "the memory that is saved",
+    ("cpu", "aspp_sum"): "forward, 21 results are no whole vectors, for which oneDNN has narrower kernels; with "
+    "gradients segops is the faster",
+    ("cpu", "accelerate"): "forward, oneDNN skips padding in channels_last too, and most of the model has no holes; "
+    "with gradients segops is the faster",
 }
 
 
