@@ -91,9 +91,7 @@ struct Convolution {
 
   // Whether it is worth a copy to have torch's kernels read channels_last: not of half a vector, nor where there is
   // next to no padding to skip.
-  bool prefers_channels_last() const {
-    return std::min(results() / groups, channels / groups) >= 32 && valid() < 0.9;
-  }
+  bool prefers_channels_last() const { return std::min(results() / groups, channels / groups) >= 32 && valid() < 0.9; }
 
   Tensor forward(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias) const {
     using torch::stable::detail::from;
