@@ -68,7 +68,7 @@ def bytes_of_labels(inputs: Inputs) -> int:
     return inputs["logits"].numel() * 4 + inputs["target"].numel()
 
 
-SIZES = {"2x150x128x256_to_1024x2048": (2, 150, 128, 256, 8), "2x19x128x128_to_512x512": (2, 19, 128, 128, 4)}
+SIZES = {"2x19x128x128_to_512x512": (2, 19, 128, 128, 4), "2x150x128x256_to_1024x2048": (2, 150, 128, 256, 8)}
 WORKLOADS = (
     *(
         Workload(
