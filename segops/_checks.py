@@ -161,12 +161,12 @@ def narrow_labels(name: str, x: Any) -> Tensor:
     return x if x.dtype in (torch.uint8, torch.int16, torch.int32, torch.int64) else x.long()
 
 
-def class_weight(weight: Any, like: Tensor, like_name: str) -> Tensor:
+def class_weight(weight: Any, like: Tensor, like_name: str, name: str = "class_weight") -> Tensor:
     """Weights (C,) of the classes of ``like`` (N, C, ...); no gradient flows into them."""
-    floating("class_weight", tensor("class_weight", weight, 1, "(C,)"))
-    same_device("class_weight", weight, like_name, like)
+    floating(name, tensor(name, weight, 1, "(C,)"))
+    same_device(name, weight, like_name, like)
     if len(weight) != like.shape[1]:
-        raise ValueError(f"class_weight: expected shape ({like.shape[1]},), got {shape(weight)}")
+        raise ValueError(f"{name}: expected shape ({like.shape[1]},), got {shape(weight)}")
     return weight.detach()
 
 

@@ -123,6 +123,11 @@ BAD = [
     (ValueError, "prediction: expected .* pixels like target", lambda: viz.error_map(LABELS.T, LABELS)),
     (ValueError, "pictures: expected at least one", lambda: viz.panel([])),
     (ValueError, "columns, gap", lambda: viz.panel([IMAGE], columns=0)),
+    (ValueError, "columns, gap", lambda: viz.panel([IMAGE], gap=1.5)),
+    (ValueError, "alpha: expected .*, got 'half'", lambda: viz.overlay(IMAGE, LABELS, VOC, alpha="half")),
+    (ValueError, "background: expected three integers", lambda: viz.panel([IMAGE], background=(0, 0, 256))),
+    (ValueError, "ignore_colour: expected three", lambda: viz.colorize(LABELS, VOC, ignore_colour=(0, 0))),
+    (ValueError, "wrong: expected three", lambda: viz.error_map(LABELS, LABELS, wrong="red")),
 ]
 
 

@@ -104,13 +104,7 @@ def _as_bool(target: Tensor) -> Tensor:
 
 def per_class(name: str, value: Tensor | None, task: Task) -> Tensor | None:
     """A vector (C,) in the dtype of the computation, without gradient."""
-    if value is None:
-        return None
-    _checks.floating(name, _checks.tensor(name, value, 1, "(C,)"))
-    _checks.same_device(name, value, "logits", task.x)
-    if len(value) != task.x.shape[1]:
-        raise ValueError(f"{name}: expected shape ({task.x.shape[1]},), got {_checks.shape(value)}")
-    return value.detach().to(task.x.dtype)
+    return None if value is None else _checks.class_weight(value, task.x, "logits", name).to(task.x.dtype)
 
 
 def pixel_weight(class_weight: Tensor | None, task: Task) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +15,7 @@ from .. import _checks
 Self = TypeVar("Self", bound="Accumulator")
 
 
-class Accumulator:
+class Accumulator(ABC):
     """Sums of what each batch counts; a subclass says what is counted, and what comes of the sums.
 
     ``sums`` live on the device of the first batch. They hold all of the state: sums are the same however the pixels
@@ -28,13 +29,13 @@ class Accumulator:
         self.ignore_index = ignore_index
         self.sums = torch.zeros(sums, dtype=dtype)
 
+    @abstractmethod
     def count(self, prediction: Tensor, target: Tensor) -> Tensor:
         """What a batch adds to the sums."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compute(self) -> Tensor:
         """What comes of everything so far."""
-        raise NotImplementedError
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Take in a batch: predicted labels ``(N, H, W)`` or logits ``(N, C, H, W)``, and labels ``(N, H, W)``."""

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from .. import _checks
+from .lovasz_softmax import REDUCTIONS, _reduced
 from .segmentation_sums import SegmentationSums, segmentation_sums
-
-REDUCTIONS = ("mean", "sum", "none")
 
 
 def cross_entropy_dice_focal(
@@ -96,11 +95,7 @@ def cross_entropy_dice_focal(
     losses = sums.overlap.sum(1) * 0  # of float32 or float64, and differentiable, if no loss counts
     for factor, term in zip(factors, terms, strict=True):
         losses = losses + factor * term() if factor else losses
-    if not per_image or reduction == "sum":
-        losses = losses.sum()
-    elif reduction == "mean":
-        losses = losses.sum() / max(len(losses), 1)
-    return _checks.narrowed(losses, logits)
+    return _checks.narrowed(_reduced(losses, per_image, reduction), logits)
 
 
 def _over(numerator: Tensor, denominator: Tensor) -> Tensor:

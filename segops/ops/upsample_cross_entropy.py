@@ -9,8 +9,7 @@ from torch import Tensor
 
 from .. import _checks, _registry
 from ..reference import upsample_cross_entropy as reference
-
-REDUCTIONS = ("mean", "sum", "none")
+from .lovasz_softmax import REDUCTIONS
 
 
 def upsample_cross_entropy(

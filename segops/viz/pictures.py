@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from os import PathLike
 from typing import Any
 
@@ -43,7 +44,7 @@ def colorize(
         raise ValueError(
             f"labels: expected 0 to {len(palette) - 1}, one for each colour, or {ignore_index}, got {labels[wrong][0]}"
         )
-    table = np.concatenate([palette, np.array([ignore_colour], np.uint8)])
+    table = np.concatenate([palette, _colour("ignore_colour", ignore_colour)[None]])
     return table[np.where(ignored, len(palette), labels)]
 
 
@@ -71,8 +72,8 @@ def overlay(
     """
     image, labels = _picture("image", image), _labels("labels", labels)
     _same_size("labels", labels, "image", image)
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha: expected a number from 0 to 1, got {alpha}")
+    if not isinstance(alpha, Real) or not 0 <= alpha <= 1:
+        raise ValueError(f"alpha: expected a number from 0 to 1, got {alpha!r}")
     colours = colorize(labels, palette, ignore_index=ignore_index)
     mixed = alpha * colours + (1 - alpha) * image
     return np.where((labels == ignore_index)[..., None], image, mixed.round().astype(np.uint8))
@@ -136,7 +137,7 @@ def error_map(
     prediction, target = _labels("prediction", prediction), _labels("target", target)
     _same_size("prediction", prediction, "target", target)
     kind = np.where(target == ignore_index, 2, prediction != target)
-    return np.array([right, wrong, ignored], np.uint8)[kind]
+    return np.stack([_colour("right", right), _colour("wrong", wrong), _colour("ignored", ignored)])[kind]
 
 
 def panel(
@@ -165,12 +166,12 @@ def panel(
     if not drawn:
         raise ValueError("pictures: expected at least one")
     columns = len(drawn) if columns is None else columns
-    if columns < 1 or gap < 0:
-        raise ValueError(f"columns, gap: expected at least 1 and 0, got {columns} and {gap}")
+    if not isinstance(columns, Integral) or not isinstance(gap, Integral) or columns < 1 or gap < 0:
+        raise ValueError(f"columns, gap: expected integers of at least 1 and 0, got {columns!r} and {gap!r}")
     height, width = (max(x.shape[d] for x in drawn) for d in (0, 1))
     across, down = min(columns, len(drawn)), -(-len(drawn) // columns)
     page = np.empty((down * (height + gap) - gap, across * (width + gap) - gap, 3), np.uint8)
-    page[:] = background
+    page[:] = _colour("background", background)
     for i, x in enumerate(drawn):
         top, left = i // columns * (height + gap), i % columns * (width + gap)
         page[top : top + x.shape[0], left : left + x.shape[1]] = x
@@ -213,6 +214,13 @@ def _palette(x: Any) -> np.ndarray:
     if x.ndim != 2 or x.shape[1] != 3 or not len(x):
         raise ValueError(f"palette: expected shape (classes, 3) with at least one class, got {x.shape}")
     return x
+
+
+def _colour(name: str, x: Any) -> np.ndarray:
+    x = np.asarray(x)
+    if x.shape != (3,) or x.dtype.kind not in "ui" or x.min() < 0 or x.max() > 255:
+        raise ValueError(f"{name}: expected three integers from 0 to 255, got {x.tolist()}")
+    return x.astype(np.uint8)
 
 
 def _same_size(name: str, x: np.ndarray, other_name: str, other: np.ndarray) -> None:

@@ -111,17 +111,18 @@ def test_predict_is_its_parts():
     augmented = multi_scale_flip(windows, IMAGE, scales=(1, 1.5), flip="both")
     refined = crf_refine(augmented, PHOTO, iterations=2)
     all_of_it = {"window": window, "scales": (1, 1.5), "flip": "both", "crf": {"iterations": 2}, "photo": PHOTO}
-    same = partial(torch.testing.assert_close, rtol=0, atol=0)
-    same(predict(models, IMAGE, **all_of_it), refined)
-    same(predict(models, IMAGE, **all_of_it, labels=True), refined.argmax(1).to(torch.uint8))
-    same(predict(models, IMAGE, window=window), windows(IMAGE))
-    same(predict(models, IMAGE, window=window, labels=True), sliding_window(both, IMAGE, labels=True, **window))
-    same(predict(models[0], IMAGE, window=5), sliding_window(models[0], IMAGE, window=5))
-    same(predict(models, IMAGE), both(IMAGE))
-    same(predict(models[0], IMAGE), models[0](IMAGE).detach())
-    same(predict(models[0], IMAGE, flip=True), multi_scale_flip(models[0], IMAGE))
-    same(predict(models[0], IMAGE, crf=True, photo=PHOTO), crf_refine(models[0](IMAGE).detach(), PHOTO))
-    same(predict(models[0], IMAGE, crf=True), crf_refine(models[0](IMAGE).detach(), IMAGE))
+    assert torch.equal(predict(models, IMAGE, **all_of_it), refined)
+    assert torch.equal(predict(models, IMAGE, **all_of_it, labels=True), refined.argmax(1).to(torch.uint8))
+    assert torch.equal(predict(models, IMAGE, window=window), windows(IMAGE))
+    assert torch.equal(
+        predict(models, IMAGE, window=window, labels=True), sliding_window(both, IMAGE, labels=True, **window)
+    )
+    assert torch.equal(predict(models[0], IMAGE, window=5), sliding_window(models[0], IMAGE, window=5))
+    assert torch.equal(predict(models, IMAGE), both(IMAGE))
+    assert torch.equal(predict(models[0], IMAGE), models[0](IMAGE).detach())
+    assert torch.equal(predict(models[0], IMAGE, flip=True), multi_scale_flip(models[0], IMAGE))
+    assert torch.equal(predict(models[0], IMAGE, crf=True, photo=PHOTO), crf_refine(models[0](IMAGE).detach(), PHOTO))
+    assert torch.equal(predict(models[0], IMAGE, crf=True), crf_refine(models[0](IMAGE).detach(), IMAGE))
 
 
 def test_predict_evaluates_every_model_and_leaves_it_as_it_was():

@@ -46,6 +46,19 @@ def test_cross_entropy(seed, classes, s):
 
 
 @FEW
+@given(st.integers(0, 1 << 30), st.integers(2, 5), st.floats(0, 0.9))
+def test_binary_cross_entropy(seed, classes, s):
+    x, target, _, t = drawn(seed, classes)
+    w = np.arange(1.0, classes + 1)
+    price = np.linspace(0.5, 2, classes)
+    q = 1 / (1 + np.exp(-np.moveaxis(x.numpy(), 1, -1)[target.numpy() != 255]))
+    soft = (1 - s) * t + s * (1 - t)
+    expected = mean(-w * (price * soft * np.log(q) + (1 - soft) * np.log(1 - q)))
+    vectors = {"class_weight": torch.from_numpy(w), "pos_weight": torch.from_numpy(price)}
+    check(losses.binary_cross_entropy(x, target, mode="multilabel", label_smoothing=s, **vectors), expected)
+
+
+@FEW
 @given(st.integers(0, 1 << 30), st.integers(2, 5), st.sampled_from([0.0, 0.4, 1.0, 2.0, 3.5]), st.floats(0, 1))
 def test_focal_loss(seed, classes, gamma, alpha):
     x, target, p, t = drawn(seed, classes)
@@ -117,18 +130,19 @@ def test_ohem_keeps_the_hardest(seed, classes, min_kept, threshold):
 def test_identities():
     x, target = torch.randn(2, 4, 7, 8, dtype=torch.float64), torch.randint(0, 3, (2, 7, 8))
     entropy = losses.cross_entropy(x, target)
-    same = torch.testing.assert_close
-    same(losses.focal_loss(x, target, gamma=0), entropy)
-    same(losses.label_relaxation(x, target, radius=0), entropy)
-    same(losses.ohem_cross_entropy(x, target), entropy)  # fewer pixels than are kept at least
-    same(losses.tversky_loss(x, target, alpha=0.5, beta=0.5, smooth=0.5), losses.dice_loss(x, target, smooth=1.0))
+    torch.testing.assert_close(losses.focal_loss(x, target, gamma=0), entropy)
+    torch.testing.assert_close(losses.label_relaxation(x, target, radius=0), entropy)
+    torch.testing.assert_close(losses.ohem_cross_entropy(x, target), entropy)  # fewer pixels than are kept at least
+    torch.testing.assert_close(
+        losses.tversky_loss(x, target, alpha=0.5, beta=0.5, smooth=0.5), losses.dice_loss(x, target, smooth=1.0)
+    )
     binary = losses.binary_cross_entropy(x, target, mode="multilabel")
-    same(losses.focal_loss(x, target, gamma=0, mode="multilabel"), binary)
-    same(losses.combo_loss(x, target, alpha=1.0, beta=0.5, mode="multilabel"), binary / 2)
+    torch.testing.assert_close(losses.focal_loss(x, target, gamma=0, mode="multilabel"), binary)
+    torch.testing.assert_close(losses.combo_loss(x, target, alpha=1.0, beta=0.5, mode="multilabel"), binary / 2)
     paper, other = (losses.combo_loss(x, target, variant=v) for v in ("paper", "nonnegative"))
-    same(other - paper, torch.tensor(0.5 * 4, dtype=torch.float64))
+    torch.testing.assert_close(other - paper, torch.tensor(0.5 * 4, dtype=torch.float64))
     two = losses.focal_loss(x[:, :2], target.clamp(max=1))  # two classes with a softmax are one with a sigmoid
-    same(two, losses.focal_loss(x[:, 1] - x[:, 0], target.clamp(max=1)))
+    torch.testing.assert_close(two, losses.focal_loss(x[:, 1] - x[:, 0], target.clamp(max=1)))
 
 
 def test_regions_of_a_perfect_prediction():

@@ -34,7 +34,7 @@ def batches(draw):
     return prediction, target
 
 
-def close(actual: torch.Tensor, expected: list[float]) -> None:
+def assert_close(actual: torch.Tensor, expected: list[float]) -> None:
     torch.testing.assert_close(
         actual, torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-12, equal_nan=True
     )
@@ -63,7 +63,7 @@ def test_boundary_iou_is_the_published_one_of_each_class(batch, ratio, distance)
             a, b = (inner_band(((x == c) & (t != IGNORE)).numpy(), ratio, distance) for x in (p, t))
             both, either = both + (a & b).sum(), either + (a | b).sum()
         expected.append(divided(both, either))
-    close(metrics.boundary_iou(*batch, CLASSES, ratio=ratio, distance=distance), expected)
+    assert_close(metrics.boundary_iou(*batch, CLASSES, ratio=ratio, distance=distance), expected)
 
 
 def contour(labels, c: int) -> list[tuple[int, int]]:
@@ -97,7 +97,7 @@ def test_boundary_f_is_its_definition(batch, tolerance):
                 f = 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
                 scores.append(f)
         expected.append(divided(sum(scores), len(scores)))
-    close(metrics.boundary_f(*batch, CLASSES, tolerance=tolerance), expected)
+    assert_close(metrics.boundary_f(*batch, CLASSES, tolerance=tolerance), expected)
 
 
 @settings(max_examples=40, deadline=None)
@@ -109,7 +109,7 @@ def test_trimap_iou_is_its_definition(batch, width):
             others = (t != t[y, x]).nonzero().tolist()
             if any(math.dist((y, x), other) <= width for other in others):
                 matrix[t[y, x], p[y, x]] += 1
-    close(metrics.trimap_iou(*batch, CLASSES, width=width), metrics.iou(matrix).tolist())
+    assert_close(metrics.trimap_iou(*batch, CLASSES, width=width), metrics.iou(matrix).tolist())
 
 
 SQUARE = torch.zeros(1, 64, 64, dtype=torch.int64)
