@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -44,8 +45,6 @@ def step(model: nn.Module, x: Tensor, backward: bool) -> list[Tensor]:
 
 def provider(layout: torch.memory_format, accelerated: bool) -> Callable[[Inputs], Callable[[], Any]]:
     def prepare(inputs: Inputs) -> Callable[[], Any]:
-        import copy
-
         model = copy.deepcopy(inputs["model"]).to(inputs["x"].device, memory_format=layout)
         if accelerated:
             segops.accelerate(model)
@@ -56,8 +55,6 @@ def provider(layout: torch.memory_format, accelerated: bool) -> Callable[[Inputs
 
 
 def oracle(inputs: Inputs) -> list[Tensor]:
-    import copy
-
     return step(
         copy.deepcopy(inputs["model"]).to(inputs["x"].device).double(), inputs["x"].double(), inputs["backward"]
     )
