@@ -134,7 +134,9 @@ def test_autocast_lowers_as_for_conv2d():
     with torch.autocast("cpu", torch.bfloat16):
         out, peer = (f(x, weight, bias, dilation=2, padding=2) for f in (segops.atrous_conv2d, conv2d))
     assert out.dtype == peer.dtype == torch.bfloat16
-    assert float((out - peer).detach().float().norm()) <= 4 * torch.finfo(torch.bfloat16).eps * float(peer.detach().float().norm())
+    assert float((out - peer).detach().float().norm()) <= 4 * torch.finfo(torch.bfloat16).eps * float(
+        peer.detach().float().norm()
+    )
 
 
 def test_depthwise_is_the_depthwise_operator():

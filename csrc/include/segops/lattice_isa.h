@@ -5,9 +5,6 @@
 #include "segops/chunk.h"
 #include "segops/simplex_isa.h"
 
-template <class T>
-using Vector = std::conditional_t<std::is_same_v<T, float>, F8, D8>;
-
 // Maps (labels, points) to the rows of some points, and back. Where these are a full run of neighbours, in squares of
 // eight by eight.
 template <class T>
@@ -102,7 +99,7 @@ SEGOPS_INLINE void splat_rows(const PointPass<T>& pass, int64_t first, int count
 
 template <class T, class Op>
 SEGOPS_INLINE T reduce(const T* row, int width, Op op) {
-  using V = Vector<T>;
+  using V = Eight<T>;
   V all = load<V>(row);
   for (int i = 8; i < width; i += 8) all = op(all, load<V>(row + i));
   return fold(all, op);
@@ -111,7 +108,7 @@ SEGOPS_INLINE T reduce(const T* row, int width, Op op) {
 // False where there is no distribution: NaN, +inf, or every label -inf. With `norm`, also its logarithm for each row.
 template <class T>
 SEGOPS_INLINE bool softmax_rows(T* rows, int count, int width, T* norm = nullptr) {
-  using V = Vector<T>;
+  using V = Eight<T>;
   bool finite = true;
   for (int p = 0; p < count; ++p) {
     T* row = rows + p * width;
@@ -141,7 +138,7 @@ SEGOPS_INLINE bool softmax_rows(T* rows, int count, int width, T* norm = nullptr
 
 template <class T>
 SEGOPS_INLINE void copy_rows(const T* from, int64_t size, T* to) {
-  using V = Vector<T>;
+  using V = Eight<T>;
   for (int64_t i = 0; i < size; i += 8) store<V>(to + i, load<V>(from + i));
 }
 
@@ -180,7 +177,7 @@ bool forward_points(const PointPass<T>& pass, int64_t begin, int64_t end, T* sum
 // grad = marginals * (grad - <grad, marginals>)
 template <class T>
 SEGOPS_INLINE void softmax_backward_rows(const T* marginals, T* grad, int count, int width) {
-  using V = Vector<T>;
+  using V = Eight<T>;
   for (int p = 0; p < count; ++p, marginals += width, grad += width) {
     V dot{};
     for (int i = 0; i < width; i += 8) {
@@ -197,7 +194,7 @@ SEGOPS_INLINE void softmax_backward_rows(const T* marginals, T* grad, int count,
 // splatted. The marginals are computed again from the state.
 template <class T>
 void backward_points(const PointPass<T>& pass, int64_t begin, int64_t end, T* sums, T* scratch) {
-  using V = Vector<T>;
+  using V = Eight<T>;
   const int width = pass.width;
   T *marginals = scratch, *grad = scratch + kLanes * width;
   for (int64_t first = begin; first < end; first += kLanes) {

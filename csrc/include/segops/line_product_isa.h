@@ -5,17 +5,6 @@
 constexpr int kVectors = SEGOPS_ISA_LEVEL == 2 ? 6 : SEGOPS_ISA_LEVEL == 1 ? 3 : 2;
 constexpr int kRows = 4;
 
-template <class T>
-struct EightOf {
-  using type = F8;
-};
-template <>
-struct EightOf<double> {
-  using type = D8;
-};
-template <class T>
-using Eight = typename EightOf<T>::type;
-
 // A matrix of any strides.
 template <class T>
 struct Matrix {

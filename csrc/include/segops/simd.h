@@ -87,25 +87,6 @@ struct Lanes<WideDouble> {
 };
 #endif
 
-// op of vectors, with AVX2 of their halves.
-#if SEGOPS_ISA_LEVEL == 1
-template <class Half>
-struct Halves {
-  Half low, high;
-};
-template <class V, class Op, class... Vs>
-SEGOPS_INLINE V by_halves(const Op& op, V v, Vs... others) {
-  using H = Halves<std::conditional_t<std::is_same_v<V, F16>, F8, WideDouble>>;
-  return __builtin_bit_cast(V, H{op(__builtin_bit_cast(H, v).low, __builtin_bit_cast(H, others).low...),
-                                 op(__builtin_bit_cast(H, v).high, __builtin_bit_cast(H, others).high...)});
-}
-#else
-template <class V, class Op>
-SEGOPS_INLINE V by_halves(const Op& op, V v) {
-  return op(v);
-}
-#endif
-
 #if SEGOPS_ISA_LEVEL == 2
 SEGOPS_INLINE F16 fma(F16 a, F16 b, F16 c) { return (F16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 SEGOPS_INLINE F8 fma(F8 a, F8 b, F8 c) { return (F8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
@@ -115,11 +96,12 @@ SEGOPS_INLINE F8 fma(F8 a, F8 b, F8 c) { return (F8)_mm256_fmadd_ps((__m256)a, (
 SEGOPS_INLINE WideDouble fma(WideDouble a, WideDouble b, WideDouble c) {
   return (WideDouble)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
 }
-SEGOPS_INLINE F16 fma(F16 a, F16 b, F16 c) {
-  return by_halves([](F8 x, F8 y, F8 z) { return fma(x, y, z); }, a, b, c);
-}
 SEGOPS_INLINE D8 fma(D8 a, D8 b, D8 c) {
-  return by_halves([](WideDouble x, WideDouble y, WideDouble z) { return fma(x, y, z); }, a, b, c);
+  struct Halves {
+    WideDouble low, high;
+  };
+  const Halves x = __builtin_bit_cast(Halves, a), y = __builtin_bit_cast(Halves, b), z = __builtin_bit_cast(Halves, c);
+  return __builtin_bit_cast(D8, Halves{fma(x.low, y.low, z.low), fma(x.high, y.high, z.high)});
 }
 #else
 template <class V>
@@ -128,14 +110,6 @@ SEGOPS_INLINE V fma(V a, V b, V c) {
 }
 #endif
 
-#if SEGOPS_ISA_LEVEL == 1
-SEGOPS_INLINE F16 max(F16 a, F16 b) {
-  return by_halves([](F8 x, F8 y) { return x > y ? x : y; }, a, b);
-}
-SEGOPS_INLINE D8 max(D8 a, D8 b) {
-  return by_halves([](WideDouble x, WideDouble y) { return x > y ? x : y; }, a, b);
-}
-#endif
 template <class V>
 SEGOPS_INLINE V max(V a, V b) {
   return a > b ? a : b;
@@ -195,16 +169,6 @@ SEGOPS_INLINE V exp_float(V x) {
   const Bits bits = ((Bits)shifted + (127u - 0x4B400000u)) << 23;  // the biased exponent n + 127
   return x < -87.3f ? V{} : p * (V)bits;
 }
-SEGOPS_INLINE F8 exp(F8 x) { return exp_float(x); }
-SEGOPS_INLINE F16 exp(F16 x) {
-  return by_halves([](auto v) { return exp_float(v); }, x);
-}
-SEGOPS_INLINE D8 exp(D8 x) {
-  D8 y{};
-  for (int i = 0; i < 8; ++i) y[i] = __builtin_exp(x[i]);
-  return y;
-}
-
 // log, relative error 1e-7 or less: of the exponent, and a polynomial of the mantissa m in [sqrt(1/2), sqrt(2)). -inf
 // for x <= 0, NaN for NaN; numbers below the normal ones are taken for the least of these.
 template <class V>
@@ -233,35 +197,40 @@ SEGOPS_INLINE V log_float(V x) {
   const V infinity = splat<V>(__builtin_inff());
   return x > 0 ? (x < infinity ? whole : x) : (x <= 0 ? -infinity : x);
 }
-SEGOPS_INLINE F8 log(F8 x) { return log_float(x); }
-SEGOPS_INLINE F16 log(F16 x) {
-  return by_halves([](auto v) { return log_float(v); }, x);
+
+template <class V, class Op>
+SEGOPS_INLINE V each_lane(V x, Op op) {
+  for (int i = 0; i < Lanes<V>::kCount; ++i) x[i] = op(x[i]);
+  return x;
 }
-SEGOPS_INLINE D8 log(D8 x) {
-  D8 y{};
-  for (int i = 0; i < 8; ++i) y[i] = __builtin_log(x[i]);
-  return y;
-}
+#define SEGOPS_EXP_LOG_FLOAT(V)                     \
+  SEGOPS_INLINE V exp(V x) { return exp_float(x); } \
+  SEGOPS_INLINE V log(V x) { return log_float(x); }
+#define SEGOPS_EXP_LOG_DOUBLE(V)                                          \
+  SEGOPS_INLINE V exp(V x) {                                              \
+    return each_lane(x, [](double lane) { return __builtin_exp(lane); }); \
+  }                                                                       \
+  SEGOPS_INLINE V log(V x) {                                              \
+    return each_lane(x, [](double lane) { return __builtin_log(lane); }); \
+  }
+SEGOPS_EXP_LOG_FLOAT(F8)
+SEGOPS_EXP_LOG_DOUBLE(D8)
+#if SEGOPS_ISA_LEVEL != 1
+SEGOPS_EXP_LOG_FLOAT(WideFloat)
+#endif
+#if SEGOPS_ISA_LEVEL < 2
+SEGOPS_EXP_LOG_DOUBLE(WideDouble)
+#endif
+#undef SEGOPS_EXP_LOG_FLOAT
+#undef SEGOPS_EXP_LOG_DOUBLE
 
 #if SEGOPS_ISA_LEVEL == 0
-SEGOPS_INLINE WideFloat exp(WideFloat x) { return exp_float(x); }
-SEGOPS_INLINE WideFloat log(WideFloat x) { return log_float(x); }
 template <class Op>
 SEGOPS_INLINE float fold(WideFloat v, Op op) {
   return op(op(v[0], v[1]), op(v[2], v[3]));
 }
 #endif
 #if SEGOPS_ISA_LEVEL < 2
-SEGOPS_INLINE WideDouble exp(WideDouble x) {
-  WideDouble y{};
-  for (int i = 0; i < Lanes<WideDouble>::kCount; ++i) y[i] = __builtin_exp(x[i]);
-  return y;
-}
-SEGOPS_INLINE WideDouble log(WideDouble x) {
-  WideDouble y{};
-  for (int i = 0; i < Lanes<WideDouble>::kCount; ++i) y[i] = __builtin_log(x[i]);
-  return y;
-}
 template <class Op>
 SEGOPS_INLINE double fold(WideDouble v, Op op) {
   double result = v[0];
@@ -276,16 +245,20 @@ template <>
 struct VectorsOf<float> {
   using Wide = WideFloat;
   using Widest = F16;
+  using Eight = F8;
 };
 template <>
 struct VectorsOf<double> {
   using Wide = WideDouble;
   using Widest = D8;
+  using Eight = D8;
 };
 template <class T>
 using Wide = typename VectorsOf<T>::Wide;
 template <class T>
 using Widest = typename VectorsOf<T>::Widest;
+template <class T>
+using Eight = typename VectorsOf<T>::Eight;
 template <class T>
 constexpr int kWidth = Lanes<Wide<T>>::kCount;
 

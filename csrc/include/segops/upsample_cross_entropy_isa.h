@@ -67,17 +67,6 @@ SEGOPS_INLINE void softmax_of_pixels(const Problem<T>& p, const Group<T>& group,
 }
 
 // Few classes fill no vector: here the pixels of a group lie side by side, one class after the other.
-template <class T>
-struct SideBySide;
-template <>
-struct SideBySide<float> {
-  using Vector = F8;
-};
-template <>
-struct SideBySide<double> {
-  using Vector = D8;
-};
-
 template <class V, class C, class T>
 SEGOPS_INLINE V interpolate_class(const Corners<C, T>& from, int64_t c, V right) {
   const T a = (1 - from.fraction) * from.top_left[c] + from.fraction * from.bottom_left[c];
@@ -88,7 +77,7 @@ SEGOPS_INLINE V interpolate_class(const Corners<C, T>& from, int64_t c, V right)
 template <class T>
 SEGOPS_INLINE void softmax_of_few(const Problem<T>& p, const Group<T>& group, const Corners<const T, T>& corners,
                                   const Row<T>& row) {
-  using V = typename SideBySide<T>::Vector;
+  using V = Eight<T>;
   const V right = load<V>(group.fraction);
   V x[kFewChannels], top = splat<V>(-__builtin_inf()), total{}, weighted{};
   for (int64_t c = 0; c < p.channels; ++c) {
@@ -191,7 +180,7 @@ SEGOPS_INLINE void differentiate_pixels(const Problem<T>& p, const Group<T>& gro
 template <class T>
 SEGOPS_INLINE void differentiate_few(const Problem<T>& p, Group<T>& group, const Corners<const T, T>& from,
                                      const Corners<T, T>& to, T* all, const T* own) {
-  using V = typename SideBySide<T>::Vector;
+  using V = Eight<T>;
   T of_label[kFewChannels][kGroup] = {};
   for (int k = 0; k < group.count; ++k) of_label[group.label[k]][k] = own[k];
   for (int k = group.count; k < kGroup; ++k) {  // gives nothing
