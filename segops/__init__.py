@@ -49,7 +49,7 @@ _HOME = {
     "backend": "_backends",
     "explain": "_backends",
 }
-_MODULES = ("compat", "inference", "kernels", "losses", "metrics", "nn", "ops", "reference", "testing", "viz")
+_MODULES = ("compat", "inference", "kernels", "losses", "metrics", "models", "nn", "ops", "reference", "testing", "viz")
 
 __all__ = ["__version__", *_HOME]
 

@@ -1,0 +1,25 @@
+"""Reference models of the field on segops' operators: one file for each, under the name of the model.
+
+The facts of each (paper, variant, parameters, what is uncertain) are in its card: ``segops.models.model_card(name)``.
+"""
+
+from __future__ import annotations
+
+from .fcn import FCN
+from .model import SegmentationModel
+from .parts.encoder import CONVENTIONS, encoder
+from .registry import FAMILIES, Anchor, Card, create_model, list_models, model_card, register_model
+
+__all__ = [
+    "CONVENTIONS",
+    "FAMILIES",
+    "FCN",
+    "Anchor",
+    "Card",
+    "SegmentationModel",
+    "create_model",
+    "encoder",
+    "list_models",
+    "model_card",
+    "register_model",
+]

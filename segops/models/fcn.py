@@ -1,0 +1,67 @@
+"""FCN on a ResNet: one classifier on the last features, as torchvision has it."""
+
+from __future__ import annotations
+
+from .model import SegmentationModel
+from .parts.encoder import encoder as make_encoder
+from .parts.fcn_head import FCNHead
+from .registry import Anchor, Card, register_model
+
+CARD = Card(
+    title="Fully Convolutional Networks for Semantic Segmentation",
+    authors="Long, Shelhamer, Darrell",
+    year=2015,
+    venue="CVPR",
+    url="https://arxiv.org/abs/1411.4038",
+    family="fully convolutional",
+    canonical="torchvision's fcn_resnet50 and fcn_resnet101, whose state_dict loads",
+    uncertain="",
+    fidelity="verified",
+    kernels=("atrous_conv2d",),
+    anchors=(
+        Anchor(35_322_218, {"encoder": "resnet50", "num_classes": 21}, "torchvision"),
+        Anchor(32_957_013, {"encoder": "resnet50", "num_classes": 21, "aux": False}, "torchvision"),
+        Anchor(54_314_346, {"encoder": "resnet101", "num_classes": 21}, "torchvision"),
+        Anchor(51_949_141, {"encoder": "resnet101", "num_classes": 21, "aux": False}, "torchvision"),
+    ),
+    small={"encoder": "resnet18", "num_classes": 5},
+)
+
+
+@register_model("fcn", CARD)
+class FCN(SegmentationModel):
+    """A dilated ResNet with a plain classifier.
+
+    Args:
+        num_classes: K. Default 21, Pascal VOC's.
+        encoder: a trunk of timm. Default ``resnet50``.
+        pretrained: ImageNet weights of the trunk. Default no.
+        output_stride: 8, 16 or 32. Default 8.
+        aux: the auxiliary head of training. Default yes.
+
+    Shape:
+        ``(N, 3, H, W)`` to ``(N, K, H, W)``; in training a dict, ``"out"`` and ``"aux"``.
+
+    Raises:
+        ImportError: without timm.
+        ValueError: for an encoder or stride that there is not.
+
+    Example:
+        >>> import torch, segops
+        >>> model = segops.models.FCN(5, "resnet18").eval()
+        >>> model(torch.randn(1, 3, 64, 96)).shape
+        torch.Size([1, 5, 64, 96])
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 21,
+        encoder: str = "resnet50",
+        *,
+        pretrained: bool = False,
+        output_stride: int = 8,
+        aux: bool = True,
+    ):
+        trunk = make_encoder(encoder, output_stride=output_stride, pretrained=pretrained)
+        *_, c4, c5 = trunk.channels
+        super().__init__(trunk, FCNHead(c5, num_classes), FCNHead(c4, num_classes, index=-2) if aux else None)
