@@ -153,6 +153,4 @@ def create_model(name: str, **options: Any) -> nn.Module:
     for option in options:
         if option not in known:
             raise TypeError(f"{option}: {name} has no such option; it has {', '.join(known)}")
-    if "num_classes" in options and _checks.count("num_classes", options["num_classes"]) == 0:
-        raise ValueError("num_classes: expected at least 1, got 0")
     return model(**options)

@@ -48,7 +48,7 @@ def encoder(
     _checks.choice("convention", convention, CONVENTIONS)
     if output_stride not in STRIDES:
         raise ValueError(f"output_stride: expected one of {STRIDES}, got {output_stride!r}")
-    if not timm.is_model(name):
+    if not isinstance(name, str) or not timm.is_model(name):
         raise ValueError(f"encoder: expected a name of timm.list_models(), got {name!r}")
     resnet = timm.models.model_entrypoint(name).__module__ == "timm.models.resnet"
     how: dict[str, Any] = {} if resnet or output_stride == 32 else {"output_stride": output_stride}

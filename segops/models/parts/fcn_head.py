@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ... import _checks
 from .layers import Activation, conv_norm_act
 
 
@@ -18,6 +19,9 @@ class FCNHead(nn.Sequential):
         bias: whether the first convolution has one.
         dropout: probability of nn.Dropout.
         act: the activation. Default ReLU.
+
+    Raises:
+        TypeError, ValueError: for ``num_classes`` that is no integer of at least 1.
 
     Shape:
         a list of features to ``(N, K, h, w)``.
@@ -35,6 +39,7 @@ class FCNHead(nn.Sequential):
         act: Activation = nn.ReLU,
     ):
         inner = in_channels // 4 if channels is None else channels
+        _checks.count("num_classes", num_classes, 1)
         super().__init__(
             *conv_norm_act(in_channels, inner, bias=bias, act=act),
             nn.Dropout(dropout),
