@@ -41,6 +41,19 @@ def with_gradients(function, tensors, grad, **options):
     return out.detach(), *torch.autograd.grad(out, leaves, grad)
 
 
+def conditions(tensors, grad, expected, mode, scale):
+    """How much larger than each result the terms are that it is the sum of: a softmax that is nearly all on one key
+    has gradients of energies that all but cancel, in any float32."""
+    query, key, value = tensors
+    if mode == "dot_product":
+        return [1.0] * 4
+    weights = (scale * query.mT @ key).softmax(2)
+    terms = grad.abs().mT @ value.abs()
+    energies = weights * (terms + (weights * terms).sum(2, keepdim=True))
+    query_terms, key_terms = scale * key.abs() @ energies.mT, scale * query.abs() @ energies
+    return [1.0, float(query_terms.norm() / expected[1].norm()), float(key_terms.norm() / expected[2].norm()), 1.0]
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", ["a", "b"])
 def test_golden(case, way):
@@ -65,11 +78,12 @@ def test_equals_all_pairs(n, d, c, queries, keys, mode, single):
     tensors = inputs(n, d, c, queries, keys)
     grad = torch.randn(n, c, queries, dtype=torch.float64)
     expected = with_gradients(plain, tensors, grad, mode=mode, scale=0.6)
-    dtype, eps = (torch.float32, 2e-5) if single else (torch.float64, 1e-11)
+    dtype, eps = (torch.float32, 5e-6) if single else (torch.float64, 1e-11)
+    condition = conditions(tensors, grad, expected, mode, 0.6)
     tensors = [x.to(dtype) for x in tensors]
     actual = with_gradients(segops.nonlocal_attention, tensors, grad.to(dtype), mode=mode, scale=0.6)
-    for a, b, name in zip(actual, expected, ("out", "query", "key", "value"), strict=True):
-        assert_gradients_match(a, b, eps, name)
+    for a, b, factor, name in zip(actual, expected, condition, ("out", "query", "key", "value"), strict=True):
+        assert_gradients_match(a, b, eps * factor, name)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import segops
@@ -24,6 +24,8 @@ def labels(shape: tuple, classes: int, ignored: float = 0.2) -> torch.Tensor:
     ignored=st.sampled_from([0.0, 0.3, 1.0]),
 )
 def test_sums_of_the_softmax(shape, gamma, ignored):
+    # One class is certain, where the formula below has the gradient infinity times zero; see the test of certain pixels.
+    assume(shape[1] > 1 or gamma == 0 or gamma >= 1)
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     target = labels((shape[0], *shape[2:]), shape[1], ignored)
     sums = segops.segmentation_sums(x, target, gamma=gamma)
