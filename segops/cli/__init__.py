@@ -4,16 +4,22 @@ import typer
 
 from .bench import bench
 from .demo import demo
+from .evaluate import evaluate
 from .info import info
 from .ops import ops
+from .predict import predict
+from .train import train
 
 app = typer.Typer(
-    help="Operators for semantic segmentation: a demo, what this machine can run, and how fast.",
+    help="Semantic segmentation: a demo, what this machine can run and how fast, training and prediction.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command()(bench)
 app.command()(demo)
+app.command()(evaluate)
 app.command()(info)
 app.command()(ops)
+app.command()(predict)
+app.command()(train)

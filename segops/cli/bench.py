@@ -11,16 +11,16 @@ import typer
 
 
 def bench(
-    op: Annotated[str | None, typer.Option(help="One operator, or several with commas between. [default: all]")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. [default: cuda where there is one]")] = None,
+    op: Annotated[str | None, typer.Option(help="One operator, or several with commas between. Default: all.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One small workload of each operator, a few rounds.")] = False,
     base: Annotated[str | None, typer.Option(help="A git revision: measure its segops too, and compare.")] = None,
     json: Annotated[Path | None, typer.Option(help="The file to write every figure into.")] = None,
     plot: Annotated[Path | None, typer.Option(help="The folder to draw speed-ups, growth and roofline into.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="On a CPU. [default: all]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="On a CPU. Default: all.")] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0, help="When no workload is started any more. [default: 13.5, with --quick 2.5]"),
+        typer.Option(min=0, help="When no workload is started any more. Default: 13.5, with --quick 2.5."),
     ] = None,
 ) -> None:
     """Compare every kernel with its peers: the gate, time, memory, and the distance to what the machine allows."""

@@ -23,7 +23,7 @@ MOST_LABELS = 64
 
 def demo(
     image: Annotated[
-        Path | None, typer.Option(help="A photo. [default: one of an astronaut, from scikit-image]")
+        Path | None, typer.Option(help="A photo. Default: one of an astronaut, from scikit-image.")
     ] = None,
     labels: Annotated[
         Path | None,
