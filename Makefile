@@ -127,7 +127,7 @@ $(NATIVE_STAMP): .venv/.stamp-deps setup.py $(NATIVE_SOURCES)
 
 .venv/.stamp-dev: .venv/.stamp-deps
 	$(SAY) "Installing the tools for tests, benchmarks and formatting (half a minute; the first time up to two)"
-	@SEGOPS_BUILD=0 $(PIP) install -e '.[cli,dev,bench,models]'
+	@SEGOPS_BUILD=0 $(PIP) install -e '.[cli,dev,bench,models,train]'
 	@touch $@
 
 .venv/.stamp-docs: .venv/.stamp-deps

@@ -1,22 +1,31 @@
-"""Leave the models alone where timm can not be imported (torchvision's wheels need the CUDA build of torch)."""
+"""Leave models and training alone where timm or Lightning can not be imported (torchvision needs the CUDA build)."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
-try:
-    import timm  # noqa: F401
+NEEDS = {"data": ("torchvision",), "models": ("timm",), "training": ("timm", "lightning.pytorch")}
 
-    MISSING = None
-except (ImportError, RuntimeError) as error:
-    MISSING = error
+
+def missing(names: tuple[str, ...]) -> str | None:
+    """Why one of them can't be imported."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except (ImportError, RuntimeError) as error:
+            return f"{name} can't be imported ({error})"
+    return None
+
+
+MISSING = {folder: reason for folder, names in NEEDS.items() if (reason := missing(names))}
 
 
 def pytest_report_header() -> list[str]:
     """Say so at the head of the run."""
-    return [f"segops.models is not tested: timm can't be imported ({MISSING})"] if MISSING else []
+    return [f"segops.{folder} is not tested: {reason}" for folder, reason in MISSING.items()]
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """The models and their tests."""
-    return True if MISSING and collection_path.name == "models" else None
+    """These folders and their tests."""
+    return True if collection_path.name in MISSING else None

@@ -63,11 +63,14 @@ def train(
             fail(f"output: there is a run in {output}; go on with it by --resume {output}, or name another folder")
         trainer = fit(chosen, output, resume=resume is not None)
         if trainer.is_global_zero:
-            report(output, load_task(output / BEST), trainer.interrupted)
+            report(output, load_task(output / BEST))
     except (ValueError, TypeError, OSError) as error:
         fail(last_line(error))
-    if trainer.interrupted:
-        fail(f"interrupted; go on with: python -m segops train --resume {output}")
+    except SystemExit as error:  # Lightning's answer to Ctrl-C
+        saved = output is not None and (output / LAST).exists()
+        hint = f"go on with: python -m segops train --resume {output}" if saved else "no epoch was finished"
+        typer.echo(f"interrupted; {hint}", err=True)
+        raise typer.Exit(130) from error
 
 
 def resolve(path: Path | None, values: dict[str, Any]) -> Recipe:
@@ -85,7 +88,7 @@ def free_folder(parent: Path, name: str) -> Path:
     return next(path for path in itertools.chain([parent / name], numbered) if not path.exists())
 
 
-def report(output: Path, task: Any, interrupted: bool) -> None:
+def report(output: Path, task: Any) -> None:
     """Scores of the best weights on the validation split, and pictures of the run."""
     from segops.training.data import RecipeData
     from segops.training.evaluation import evaluate
@@ -94,9 +97,8 @@ def report(output: Path, task: Any, interrupted: bool) -> None:
     from .evaluate import show
 
     data = RecipeData(task.recipe).val
-    draw_curves(output / "logs" / "metrics.csv", output / "curves.png")
+    draw_curves(output, output / "curves.png")
     draw_panels(task, data, range(min(PANELS, len(data))), output / "predictions.png")
-    if not interrupted:
-        show(evaluate(task, data, progress=bar("validation")), f"{task.recipe.model} on val, best epoch")
+    show(evaluate(task, data, progress=bar("validation")), f"{task.recipe.model} on val, best epoch")
     typer.echo(f"pictures: {output / 'predictions.png'} (photo, mask, prediction, errors), {output / 'curves.png'}")
     typer.echo(f"weights:  {output / 'best.ckpt'}, for python -m segops evaluate {output} and predict {output}")

@@ -104,9 +104,9 @@ def make_trainer(recipe: Recipe, output: Path, progress: bool) -> pl.Trainer:
 
 def make_loggers(output: Path) -> list[Any]:
     """CSV, and TensorBoard where it is installed."""
-    found: list[Any] = [loggers.CSVLogger(output, name="logs", version="")]
+    found: list[Any] = [loggers.CSVLogger(output, name="logs")]  # a new version for each time that it goes on
     try:
-        found.append(loggers.TensorBoardLogger(output, name="logs", version=""))
+        found.append(loggers.TensorBoardLogger(output, name="logs"))
     except ModuleNotFoundError:
         pass
     return found

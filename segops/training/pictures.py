@@ -29,18 +29,29 @@ def draw_panels(
     save(path, panel(pictures, columns=4))
 
 
-def draw_curves(log: Path, path: Path) -> None:
-    """Loss of training and mean IoU of validation over the epochs, from Lightning's CSV."""
+def read_log(run: Path) -> dict[str, dict[int, float]]:
+    """Each logged value by epoch, from Lightning's CSV files: one for each time that the run went on."""
+    values: dict[str, dict[int, float]] = {}
+    for log in sorted(run.glob("logs/version_*/metrics.csv"), key=lambda log: int(log.parent.name.split("_")[1])):
+        with log.open(newline="") as file:
+            for row in csv.DictReader(file):
+                for key, value in row.items():
+                    if value and row["epoch"] and key not in ("epoch", "step"):
+                        values.setdefault(key, {})[int(row["epoch"])] = float(value)
+    return values
+
+
+def draw_curves(run: Path, path: Path) -> None:
+    """Loss of training and mean IoU of validation over the epochs."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    with log.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    values = read_log(run)
     figure = Figure(figsize=(8, 3), layout="constrained")
     titles = {"train/loss": "loss of training", "val/mean_iou": "mean IoU of validation"}
     for axes, (key, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
-        points = [(int(row["epoch"]) + 1, float(row[key])) for row in rows if row.get(key)]
-        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None) if points else None
+        points = values.get(key, {})
+        axes.plot([epoch + 1 for epoch in points], [*points.values()], marker="." if len(points) < 40 else None)
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
