@@ -49,9 +49,9 @@ class SegmentationTask(pl.LightningModule):
     def forward(self, photo: Tensor) -> Any:
         return self.model(normalized(photo))
 
-    def on_train_epoch_start(self) -> None:
-        """Dropout draws the same numbers in an epoch whether or not the run was interrupted before it."""
-        torch.manual_seed(hash((self.recipe.seed, self.current_epoch, self.global_rank)))
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
+        """Dropout draws the same numbers in a batch whether or not the run was interrupted before it."""
+        torch.manual_seed(hash((self.recipe.seed, self.current_epoch, index, self.global_rank)))
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         """The loss of a batch."""

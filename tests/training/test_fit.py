@@ -60,10 +60,8 @@ def test_a_run_can_be_repeated_in_any_number_of_loading_processes(run, tmp_path)
 
 def test_resumed_after_an_interrupt_it_ends_as_it_would_have(run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        start = SegmentationTask.on_train_epoch_start
 
         def stop(self):
-            start(self)
             if self.current_epoch == 1:
                 raise KeyboardInterrupt
 
