@@ -192,15 +192,19 @@ def widened(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
+def autocasting(x: Tensor) -> bool:
+    """Whether autocast is on for the device of ``x``; meta tensors have none."""
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+
+
 def narrowed(out: Tensor, like: Tensor) -> Tensor:
     """Back to the dtype that came in; inside autocast results stay float32, as torch's own reductions do."""
-    return out if torch.is_autocast_enabled(like.device.type) else out.to(like.dtype)
+    return out if autocasting(like) else out.to(like.dtype)
 
 
 def lowered(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Inside autocast, the dtype that torch's own matrix products take there; float64 stays."""
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if not autocasting(tensors[0]):
         return tensors
-    dtype = torch.get_autocast_dtype(device)
+    dtype = torch.get_autocast_dtype(tensors[0].device.type)
     return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)

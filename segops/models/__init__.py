@@ -5,10 +5,12 @@ The facts of each (paper, variant, parameters, what is uncertain) are in its car
 
 from __future__ import annotations
 
+from .espnet import ESPNet
 from .fcn import FCN
 from .model import SegmentationModel
 from .parts.encoder import CONVENTIONS, encoder
 from .registry import FAMILIES, Anchor, Card, create_model, list_models, model_card, register_model
+from .unet import UNet
 
 __all__ = [
     "CONVENTIONS",
@@ -16,7 +18,9 @@ __all__ = [
     "FCN",
     "Anchor",
     "Card",
+    "ESPNet",
     "SegmentationModel",
+    "UNet",
     "create_model",
     "encoder",
     "list_models",

@@ -156,7 +156,7 @@ def _check_bias(name: str, bias: Tensor, channels: int, input: Tensor) -> None:
 
 def _same_kind(name: str, x: Tensor, input: Tensor) -> None:
     _checks.same_device(name, x, "input", input)
-    if x.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
+    if x.dtype != input.dtype and not _checks.autocasting(input):
         raise TypeError(f"{name}: expected {input.dtype} like input, got {x.dtype}")
 
 
