@@ -47,6 +47,18 @@ def criterion(text: str, class_weight: Tensor | None = None) -> nn.Module:
     return losses.CombinedLoss(terms, weights)
 
 
+def class_weights(kind: str, frequencies: Tensor) -> Tensor | None:
+    """Of a recipe's ``class_weights``."""
+    kinds = {"median_frequency": median_frequency_weights, "log_frequency": log_frequency_weights}
+    return kinds[kind](frequencies) if kind in kinds else None
+
+
+def log_frequency_weights(frequencies: Tensor) -> Tensor:
+    """1 / ln(1.1 + share of all pixels), as ESPNet has it (ENet with 1.02): milder than by the median frequency."""
+    share = frequencies[0].double() / frequencies[0].sum().clamp(min=1)
+    return (1.1 + share).log().reciprocal().float()
+
+
 def median_frequency_weights(frequencies: Tensor) -> Tensor:
     """Class weights by median frequency (Eigen and Fergus, 2015; SegNet): the median of all classes' shares of the
     photos that have them, over the class's own. A class that is nowhere gets 1.

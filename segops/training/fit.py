@@ -15,7 +15,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch import callbacks, loggers
 
-from .criterion import median_frequency_weights
+from .criterion import class_weights
 from .data import RecipeData
 from .recipe import SAVED, Recipe
 from .sync_batch_norm import ProcessSyncBatchNorm
@@ -57,9 +57,10 @@ def fit(recipe: Recipe, output: Path, *, resume: bool = False, progress: bool = 
 def make_task(recipe: Recipe, data: RecipeData) -> SegmentationTask:
     """The model with its loss, from the weights of ``recipe.initial`` where that is a checkpoint."""
     weight = None
-    if recipe.class_weights == "median_frequency":
-        weight = median_frequency_weights(data.train.frequencies()).tolist()
-    task = SegmentationTask(asdict(recipe), data.train.names, weight, data.train.colours.tolist())
+    if recipe.class_weights != "none":
+        weight = class_weights(recipe.class_weights, data.train.frequencies())
+    colours = data.train.colours.tolist()
+    task = SegmentationTask(asdict(recipe), data.train.names, None if weight is None else weight.tolist(), colours)
     if recipe.initial is not None:
         task.model.load_state_dict(load_task(Path(recipe.initial)).model.state_dict())
     return task

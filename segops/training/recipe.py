@@ -10,7 +10,7 @@ from typing import Any
 
 SAVED = "recipe.yaml"  # the name of its file, beside the checkpoints
 OPTIMIZERS = ("sgd", "adamw")
-CLASS_WEIGHTS = ("none", "median_frequency")
+CLASS_WEIGHTS = ("none", "median_frequency", "log_frequency")
 
 
 def _told(default: Any, text: str) -> Any:
@@ -53,7 +53,7 @@ class Recipe:
     max_class_ratio: float = _told(0.75, "A crop with more of one class is drawn again.")
     jitter: float = _told(0.5, "Probability of changes of light and colour.")
     loss: str = _told("cross_entropy", "Losses and their weights: cross_entropy+0.5*lovasz_softmax.")
-    class_weights: str = _told("none", "none or median_frequency.")
+    class_weights: str = _told("none", "none, median_frequency (SegNet) or log_frequency (ESPNet).")
     ema: float = _told(0.0, "Decay of the average of the weights that is evaluated and saved. 0: none.")
     clip: float = _told(0.0, "Largest norm of the gradient. 0: any.")
     accumulate: int = _told(1, "Batches whose gradients are summed for a step.")

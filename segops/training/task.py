@@ -42,12 +42,13 @@ class SegmentationTask(pl.LightningModule):
         self.recipe, self.names = from_mapping(recipe), list(names)
         self.colours = colours
         self.model: Any = create_model(self.recipe.model, **{"num_classes": len(names), **self.recipe.model_options})
+        self.model.to(memory_format=torch.channels_last)  # the faster layout, on CPUs and on GPUs
         weight = None if class_weight is None else torch.tensor(class_weight)
         self.criterion: Any = criterion(self.recipe.loss, weight)
         self.matrix = ConfusionMatrix(len(names))
 
     def forward(self, photo: Tensor) -> Any:
-        return self.model(normalized(photo))
+        return self.model(normalized(photo).contiguous(memory_format=torch.channels_last))
 
     def on_train_batch_start(self, batch: Any, index: int) -> None:
         """Dropout draws the same numbers in a batch whether or not the run was interrupted before it."""
