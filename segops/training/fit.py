@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +69,9 @@ def make_task(recipe: Recipe, data: RecipeData) -> SegmentationTask:
 
 def make_trainer(recipe: Recipe, output: Path, progress: bool) -> pl.Trainer:
     """Lightning's trainer for a recipe."""
-    best = callbacks.ModelCheckpoint(
-        output,
-        Path(BEST).stem,
-        monitor="val/mean_iou",
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-        auto_insert_metric_name=False,
-    )
-    best.CHECKPOINT_NAME_LAST = Path(LAST).stem
+    keep = partial(callbacks.ModelCheckpoint, output, enable_version_counter=False)
+    best = keep(Path(BEST).stem, monitor="val/mean_iou", mode="max")
+    last = keep(Path(LAST).stem)  # of each epoch; save_last=True of the other one would keep only the better ones
     more: list[Any] = [callbacks.LearningRateMonitor("epoch")]
     more += [callbacks.EMAWeightAveraging(decay=recipe.ema)] if recipe.ema else []
     more += [callbacks.RichProgressBar()] if progress else []
@@ -91,7 +85,7 @@ def make_trainer(recipe: Recipe, output: Path, progress: bool) -> pl.Trainer:
         max_epochs=recipe.epochs,
         accumulate_grad_batches=recipe.accumulate,
         gradient_clip_val=recipe.clip or None,
-        callbacks=[best, *more],
+        callbacks=[best, last, *more],
         logger=make_loggers(output),
         log_every_n_steps=1,
         num_sanity_val_steps=0,

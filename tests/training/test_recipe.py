@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from segops.cli.train import resolve
 from segops.losses import cross_entropy, dice_loss
 from segops.training import Recipe
-from segops.training.criterion import LOSSES, criterion, median_frequency_weights
+from segops.training.criterion import LOSSES, class_weights, criterion, median_frequency_weights
 from segops.training.recipe import from_mapping, load_values
 
 
@@ -74,3 +76,11 @@ def test_median_frequency():
     frequencies = torch.tensor([[60, 30, 10, 0], [100, 100, 50, 0]])
     assert torch.allclose(median_frequency_weights(frequencies), torch.tensor([0.5, 1.0, 1.5, 1.0]))
     assert median_frequency_weights(torch.zeros(2, 3, dtype=torch.int64)).tolist() == [1, 1, 1]
+    assert torch.allclose(class_weights("median_frequency", frequencies), torch.tensor([0.5, 1.0, 1.5, 1.0]))
+
+
+def test_log_frequency():
+    weights = class_weights("log_frequency", torch.tensor([[60, 30, 10, 0], [100, 100, 50, 0]]))
+    expected = [1 / math.log(1.1 + share) for share in (0.6, 0.3, 0.1, 0)]
+    assert weights.tolist() == pytest.approx(expected)
+    assert class_weights("none", torch.ones(2, 3)) is None
