@@ -1,6 +1,7 @@
 # make demo     the fully connected CRF at work on a picture
 # make test     the tests, and the examples in the docstrings
 # make test-gpu the operators on a CUDA device, Triton compiled
+# make train    a small model trained on drawn streets, or with ARGS on photos of your own
 # make bench    every operator against its peers: a quarter of an hour, with ARGS=--quick three minutes
 # make lint     ruff, mypy and clang-format; make format mends what they can mend
 # make docs     the documentation, into site/
@@ -25,7 +26,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu bench lint format docs build clean distclean
+.PHONY: help demo test train test-gpu bench lint format docs build clean distclean
 
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
@@ -48,6 +49,10 @@ test: $(NATIVE_STAMP) .venv/.stamp-dev
 	$(SAY) "Running the tests and the examples of the docstrings (six to eight minutes on two cores)"
 	@OMP_WAIT_POLICY=passive $(PY) -m pytest --benchmark-disable -n $(MAX_JOBS) $(ARGS)
 	$(SAY) "Tests and examples pass."
+
+train: $(NATIVE_STAMP) .venv/.stamp-train
+	$(SAY) "Training"
+	@$(PY) -m segops train $(ARGS)
 
 test-gpu: $(NATIVE_STAMP) .venv/.stamp-dev
 	$(SAY) "Running the tests that need a CUDA device"
@@ -128,6 +133,11 @@ $(NATIVE_STAMP): .venv/.stamp-deps setup.py $(NATIVE_SOURCES)
 .venv/.stamp-dev: .venv/.stamp-deps
 	$(SAY) "Installing the tools for tests, benchmarks and formatting (half a minute; the first time up to two)"
 	@SEGOPS_BUILD=0 $(PIP) install -e '.[cli,dev,bench,models,train]'
+	@touch $@
+
+.venv/.stamp-train: .venv/.stamp-deps
+	$(SAY) "Installing timm and Lightning (half a minute)"
+	@SEGOPS_BUILD=0 $(PIP) install -e '.[cli,models,train]'
 	@touch $@
 
 .venv/.stamp-docs: .venv/.stamp-deps

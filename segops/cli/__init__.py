@@ -6,6 +6,7 @@ from .bench import bench
 from .demo import demo
 from .evaluate import evaluate
 from .info import info
+from .models import models
 from .ops import ops
 from .predict import predict
 from .train import train
@@ -20,6 +21,7 @@ app.command()(bench)
 app.command()(demo)
 app.command()(evaluate)
 app.command()(info)
+app.command()(models)
 app.command()(ops)
 app.command()(predict)
 app.command()(train)

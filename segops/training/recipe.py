@@ -31,7 +31,7 @@ class Recipe:
         2
     """
 
-    model: str = _told("unet", "Name of the model: see 'python -m segops models'.")
+    model: str = _told("espnet", "Name of the model: see 'python -m segops models'.")
     model_options: Mapping[str, Any] = field(
         default_factory=dict, metadata={"help": "Options of the model: encoder=resnet18, output_stride=16."}
     )
