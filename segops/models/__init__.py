@@ -6,6 +6,7 @@ The facts of each (paper, variant, parameters, what is uncertain) are in its car
 from __future__ import annotations
 
 from .fcn import FCN
+from .fcn_vgg import FCNVGG
 from .model import SegmentationModel
 from .parts.encoder import CONVENTIONS, encoder
 from .registry import FAMILIES, Anchor, Card, create_model, list_models, model_card, register_model
@@ -14,6 +15,7 @@ __all__ = [
     "CONVENTIONS",
     "FAMILIES",
     "FCN",
+    "FCNVGG",
     "Anchor",
     "Card",
     "SegmentationModel",

@@ -34,6 +34,7 @@ class SegmentationModel(nn.Module):
 
     # Of the terms of the loss, by the names of the maps of training; one that a model does not give is left out.
     loss_weights: ClassVar[dict[str, float]] = {"out": 1.0, "aux": 0.4}
+    in_channels: int = 3  # of the image; models that have the option set their own
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class SegmentationModel(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor | dict[str, Tensor]:
         """image (N, 3, H, W) to logits (N, num_classes, H, W); in training a dict with them under "out"."""
-        maps = self.logits(check_image(image))
+        maps = self.logits(check_image(image, self.in_channels))
         size = image.shape[-2:]
         sized = {name: resize(m, size, self.align_corners) if m.dim() == 4 else m for name, m in maps.items()}
         return sized if self.training else sized["out"]
@@ -81,11 +82,11 @@ class SegmentationModel(nn.Module):
         return criterion(maps[name], target)
 
 
-def check_image(image: Any) -> Tensor:
-    """A float image (N, 3, H, W) without an empty side."""
-    form = "(N, 3, H, W)"
+def check_image(image: Any, channels: int = 3) -> Tensor:
+    """A float image (N, channels, H, W) without an empty side."""
+    form = f"(N, {channels}, H, W)"
     _checks.floating("image", _checks.tensor("image", image, 4, form))
-    if image.shape[1] != 3 or 0 in image.shape[2:]:
+    if image.shape[1] != channels or 0 in image.shape[2:]:
         raise ValueError(f"image: expected {form}, H and W at least 1, got shape {_checks.shape(image)}")
     return image
 
