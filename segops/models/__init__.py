@@ -5,6 +5,7 @@ The facts of each (paper, variant, parameters, what is uncertain) are in its car
 
 from __future__ import annotations
 
+from .espnet import ESPNet
 from .fcn import FCN
 from .fcn_vgg import FCNVGG
 from .model import SegmentationModel
@@ -18,6 +19,7 @@ __all__ = [
     "FCNVGG",
     "Anchor",
     "Card",
+    "ESPNet",
     "SegmentationModel",
     "create_model",
     "encoder",
