@@ -59,19 +59,19 @@ class VGG16(nn.Module):
         for width, depth, pool, dilation in zip(channels, DEPTHS, pools, dilations, strict=True):
             layers: list[nn.Module] = []
             for _ in range(depth):
+                border = dilation if padding else 0
+                if first_padding is not None and not self.stages and not layers:
+                    border = first_padding
                 make = nn.Conv2d if dilation == 1 else AtrousConv2d
-                layers.append(make(before, width, 3, padding=dilation if padding else 0, dilation=dilation))
-                nn.init.kaiming_normal_(layers[-1].weight, nonlinearity="relu")
-                nn.init.zeros_(layers[-1].bias)
-                layers += [nn.BatchNorm2d(width)] if norm else []
-                layers.append(nn.ReLU())
+                conv = make(before, width, 3, padding=border, dilation=dilation)
+                nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+                nn.init.zeros_(conv.bias)
+                layers += [conv, nn.BatchNorm2d(width), nn.ReLU()] if norm else [conv, nn.ReLU()]
                 before = width
             self.stages.append(nn.Sequential(*layers))
             self.pools.append(
                 nn.Identity() if pool is None else nn.MaxPool2d(*pool, (pool[0] - 1) // 2, ceil_mode=ceil_mode)
             )
-        if first_padding is not None:
-            self.stages[0][0].padding = (first_padding, first_padding)
         if pretrained:
             load_imagenet(self, norm=norm)
 
