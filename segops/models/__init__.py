@@ -11,6 +11,7 @@ from .fcn_vgg import FCNVGG
 from .model import SegmentationModel
 from .parts.encoder import CONVENTIONS, encoder
 from .registry import FAMILIES, Anchor, Card, create_model, list_models, model_card, register_model
+from .segnet import SegNet
 from .unet import UNet
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Anchor",
     "Card",
     "ESPNet",
+    "SegNet",
     "SegmentationModel",
     "UNet",
     "create_model",
