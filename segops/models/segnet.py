@@ -63,7 +63,7 @@ class _Decoder(nn.Module):
     def forward(self, features: tuple[Tensor, list[tuple[Tensor, tuple[int, int]]]]) -> Tensor:
         x, pooled = features
         for stage, (places, size) in zip(self.stages, pooled[::-1], strict=True):
-            x = stage(F.max_unpool2d(x, places, 2, 2, output_size=size))
+            x = stage(F.max_unpool2d(x, places, [2, 2], [2, 2], output_size=size))
         return x
 
 
@@ -105,10 +105,12 @@ class SegNet(SegmentationModel):
         _checks.count("num_classes", num_classes, 1)
         if basic and pretrained:
             raise ValueError("pretrained: expected False with basic=True, which has no weights of ImageNet")
+        down: list[nn.Module]
         if basic:
             width = channels[0]
-            down = [conv_norm_act(b, width, 7, bias=True) for b in (3, width, width, width)]
-            down[0].insert(0, nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75))
+            norm = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75)
+            down = [nn.Sequential(norm, *conv_norm_act(3, width, 7, bias=True))]
+            down += [conv_norm_act(width, width, 7, bias=True) for _ in range(3)]
             up = [conv_norm_act(width, width, 7, bias=True, act=nn.Identity) for _ in range(4)]
             up[-1].append(nn.Conv2d(width, num_classes, 1))
         else:

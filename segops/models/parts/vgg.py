@@ -65,7 +65,6 @@ class VGG16(nn.Module):
                 make = nn.Conv2d if dilation == 1 else AtrousConv2d
                 conv = make(before, width, 3, padding=border, dilation=dilation)
                 nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-                nn.init.zeros_(conv.bias)
                 layers += [conv, nn.BatchNorm2d(width), nn.ReLU()] if norm else [conv, nn.ReLU()]
                 before = width
             self.stages.append(nn.Sequential(*layers))
