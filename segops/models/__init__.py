@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from .espnet import ESPNet
 from .fcn import FCN
+from .fcn_vgg import FCNVGG
 from .model import SegmentationModel
 from .parts.encoder import CONVENTIONS, encoder
 from .registry import FAMILIES, Anchor, Card, create_model, list_models, model_card, register_model
+from .segnet import SegNet
 from .unet import UNet
 
 __all__ = [
     "CONVENTIONS",
     "FAMILIES",
     "FCN",
+    "FCNVGG",
     "Anchor",
     "Card",
     "ESPNet",
+    "SegNet",
     "SegmentationModel",
     "UNet",
     "create_model",

@@ -35,6 +35,7 @@ class SegmentationModel(nn.Module):
     in_channels: int = 3  # of the image
     # Of the terms of the loss, by the names of the maps of training; one that a model does not give is left out.
     loss_weights: ClassVar[dict[str, float]] = {"out": 1.0, "aux": 0.4}
+    in_channels: int = 3  # of the image; models that have the option set their own
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""U-Net: a contracting path, an expanding path, and the maps of the one joined to the other."""
+"""U-Net: a path down, a path up, and at each level the one joined to the other."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from .. import _checks
 from .model import SegmentationModel
+from .parts.padding import centre_crop, crop, mirror_pad
 from .registry import Anchor, Card, register_model
 
 CARD = Card(
@@ -19,132 +20,139 @@ CARD = Card(
     venue="MICCAI",
     url="https://arxiv.org/abs/1505.04597",
     family="encoder-decoder",
-    canonical="the paper's with padding=False: valid convolutions, no normalisation; by default the padded one with "
-    "batch normalisation, as it is used today",
-    uncertain="The dropout at the end of the contracting path has probability 0.5 as in the authors' Caffe network; "
-    "the paper gives no number.",
+    canonical="the paper's, without padding and normalisation; what is mostly used by padded=True",
+    uncertain="The paper puts dropout at the end of the contracting path; here it is after the last two levels, with "
+    "probability one half. The paper's images have one channel; the default here is three.",
     fidelity="structural",
     kernels=(),
     anchors=(
-        Anchor(31_030_658, {"num_classes": 2, "in_channels": 1, "padding": False}, "the paper's layers"),
-        Anchor(31_031_810, {"num_classes": 2, "padding": False}, "the paper's layers"),
-        Anchor(31_037_698, {"num_classes": 2}, "milesial/Pytorch-UNet"),
+        Anchor(31_030_658, {"in_channels": 1, "num_classes": 2}, "paper, every layer"),
+        Anchor(31_031_810, {"num_classes": 2}, "paper, three channels"),
+        Anchor(31_037_698, {"num_classes": 2, "padded": True}, "common PyTorch build, transposed convolutions"),
+        Anchor(17_263_042, {"num_classes": 2, "padded": True, "bilinear": True}, "common PyTorch build, bilinear"),
     ),
-    small={"num_classes": 5, "channels": 8},
+    small={"num_classes": 5, "padded": True, "channels": (8, 16, 16, 32, 32)},
 )
-LEVELS = 4
+CHANNELS = (64, 128, 256, 512, 1024)
+
+
+def _twice(in_channels: int, inner: int, out_channels: int, padded: bool) -> nn.Sequential:
+    """Two 3 x 3 convolutions: without padding and with biases, or with padding and batch normalisation."""
+    layers: list[nn.Module] = []
+    for before, after in ((in_channels, inner), (inner, out_channels)):
+        conv = nn.Conv2d(before, after, 3, padding=int(padded), bias=not padded)
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        layers += [conv, nn.BatchNorm2d(after), nn.ReLU()] if padded else [conv, nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+class _Contracting(nn.Module):
+    """The image to the features of all levels."""
+
+    def __init__(self, channels: Sequence[int], in_channels: int, padded: bool, dropout: float):
+        super().__init__()
+        before = (in_channels, *channels)
+        self.levels = nn.ModuleList(_twice(b, c, c, padded) for b, c in zip(before, channels, strict=False))
+        self.pool, self.dropout = nn.MaxPool2d(2), nn.Dropout(dropout)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        features: list[Tensor] = []
+        for i, level in enumerate(self.levels):
+            x = level(self.pool(features[-1]) if features else image)
+            features.append(self.dropout(x) if i >= len(self.levels) - 2 else x)
+        return features
+
+
+class _Expanding(nn.Module):
+    """The features of all levels to logits."""
+
+    def __init__(self, channels: Sequence[int], num_classes: int, padded: bool, bilinear: bool):
+        super().__init__()
+        self.padded, self.ups, self.levels = padded, nn.ModuleList(), nn.ModuleList()
+        for i in reversed(range(len(channels) - 1)):
+            c = channels[i]
+            if bilinear:
+                self.ups.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True))
+                self.levels.append(_twice(2 * c, c, channels[i - 1] if i else c, padded))
+            else:
+                self.ups.append(nn.ConvTranspose2d(channels[i + 1], c, 2, 2))
+                self.levels.append(_twice(2 * c, c, c, padded))
+        self.score = nn.Conv2d(channels[0], num_classes, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        x, *skips = features[::-1]
+        for up, level, skip in zip(self.ups, self.levels, skips, strict=True):
+            x = up(x)
+            if self.padded:  # a pooled map of odd size comes back one short
+                x = F.pad(x, (0, skip.shape[-1] - x.shape[-1], 0, skip.shape[-2] - x.shape[-2]))
+            x = level(torch.cat([centre_crop(skip, x.shape[-2:]), x], 1))
+        return self.score(x)
 
 
 @register_model("unet", CARD)
 class UNet(SegmentationModel):
-    """Five levels, two 3 x 3 convolutions in each, on the way down and up again.
+    """Two convolutions at each level of a path down and of a path up, which is joined to what was there before.
+
+    Without padding logits are those of the middle of the image, 388 x 388 of 572 x 572:
+    ``model.classifier(model.backbone(image))``. The model itself continues the image beyond its edges as in mirrors
+    first, as the paper does at the borders of its tiles. The paper weights the loss of each pixel, so that narrow
+    borders between cells count: that is a matter of the criterion.
 
     Args:
-        num_classes: K. Default 2, the paper's.
-        channels: of the first level; each level below has twice as many. Default 64.
-        in_channels: of the image. Default 3; the paper's has 1.
-        padding: ``True`` (default): maps keep their size, convolutions have no bias and are normalised.
-            ``False``, the paper's: nothing is padded but the image, by mirroring (the paper's overlap-tile), so that
-            there are logits for all of it; no normalisation; dropout at the end of the contracting path.
+        num_classes: K. Default 2.
+        in_channels: of the image. Default 3; 1 in the paper.
+        padded: convolutions keep the size, and have batch normalisation in place of biases. Default no.
+        bilinear: interpolation in place of the transposed convolutions; the lower levels get narrower. Default no.
+        channels: of the levels, each twice the one before. Default the paper's.
+        dropout: after the last two levels of the path down. Default 0.5.
 
     Shape:
-        ``(N, in_channels, H, W)`` to ``(N, K, H, W)``; in training a dict with them under ``"out"``.
+        ``(N, in_channels, H, W)`` to ``(N, K, H, W)``; in training a dict, ``"out"``. H and W of at least 16 if padded
+        (2 to the power of the poolings).
 
     Raises:
-        TypeError, ValueError: for numbers that are no integers of at least 1; for images of other channels.
+        ValueError: for options that are not possible, and for images that are too small.
 
     Example:
         >>> import torch, segops
-        >>> model = segops.models.UNet(5, 8).eval()
-        >>> model(torch.randn(1, 3, 64, 96)).shape
-        torch.Size([1, 5, 64, 96])
+        >>> model = segops.models.UNet(2, in_channels=1, channels=(8, 16, 32)).eval()
+        >>> model(torch.randn(1, 1, 50, 40)).shape
+        torch.Size([1, 2, 50, 40])
     """
 
-    def __init__(self, num_classes: int = 2, channels: int = 64, *, in_channels: int = 3, padding: bool = True):
-        for name, number in (("num_classes", num_classes), ("channels", channels), ("in_channels", in_channels)):
-            _checks.count(name, number, 1)
-        super().__init__(Contracting(in_channels, channels, padding), Expanding(num_classes, channels, padding))
-        self.in_channels, self.padding = in_channels, padding
+    def __init__(
+        self,
+        num_classes: int = 2,
+        *,
+        in_channels: int = 3,
+        padded: bool = False,
+        bilinear: bool = False,
+        channels: Sequence[int] = CHANNELS,
+        dropout: float = 0.5,
+    ):
+        _checks.count("num_classes", num_classes, 1)
+        _checks.count("in_channels", in_channels, 1)
+        _checks.fraction("dropout", dropout)
+        if len(channels) < 2:
+            raise ValueError(f"channels: expected those of at least 2 levels, got {channels}")
+        widths = (*channels[:-1], channels[-2]) if bilinear else channels
+        down = _Contracting(widths, in_channels, padded, dropout)
+        super().__init__(down, _Expanding(channels, num_classes, padded, bilinear))
+        self.in_channels, self.padded, self.scale = in_channels, padded, 2 ** (len(channels) - 1)
 
     def logits(self, image: Tensor) -> dict[str, Tensor]:
-        if self.padding:
-            return super().logits(image)
+        """The maps of logits, which are those of the image's size already."""
         size = image.shape[-2:]
-        out = super().logits(mirrored(image, [valid_size(side) for side in size]))["out"]
-        return {"out": centre(out, size)}
+        if self.padded:
+            if min(size) < self.scale:
+                raise ValueError(f"image: expected {self.scale} pixels a side or more, got {_checks.shape(image)}")
+        else:
+            image = mirror_pad(image, *map(self.border, size))
+        return {"out": crop(self.classifier(self.backbone(image)), size)}
 
-
-class Contracting(nn.Module):
-    """Maps of each level, finest first."""
-
-    def __init__(self, in_channels: int, channels: int, padding: bool):
-        super().__init__()
-        widths = [in_channels] + [channels * 2**level for level in range(LEVELS + 1)]
-        self.levels = nn.ModuleList(double_conv(a, b, padding) for a, b in zip(widths, widths[1:], strict=False))
-        self.pool = nn.MaxPool2d(2)
-        self.dropout = nn.Identity() if padding else nn.Dropout(0.5)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        features: list[Tensor] = []
-        for level in self.levels:
-            features.append(level(self.pool(features[-1]) if features else x))
-        return [*features[:-2], *map(self.dropout, features[-2:])]
-
-
-class Expanding(nn.Module):
-    """Those maps to logits, from the coarsest up."""
-
-    def __init__(self, num_classes: int, channels: int, padding: bool):
-        super().__init__()
-        widths = [channels * 2**level for level in range(LEVELS, -1, -1)]
-        pairs = list(zip(widths, widths[1:], strict=False))
-        self.ups = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in pairs)
-        self.levels = nn.ModuleList(double_conv(a, b, padding) for a, b in pairs)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
-
-    def forward(self, features: list[Tensor]) -> Tensor:
-        *skips, x = features
-        for up, level, skip in zip(self.ups, self.levels, reversed(skips), strict=True):
-            x = level(torch.cat(fitted(skip, up(x)), 1))
-        return self.classifier(x)
-
-
-def double_conv(in_channels: int, out_channels: int, padding: bool) -> nn.Sequential:
-    """Twice a 3 x 3 convolution and ReLU."""
-    layers: list[nn.Module] = []
-    for a in (in_channels, out_channels):
-        layers.append(nn.Conv2d(a, out_channels, 3, padding=int(padding), bias=not padding))
-        layers += [nn.BatchNorm2d(out_channels)] * padding + [nn.ReLU()]
-    return nn.Sequential(*layers)
-
-
-def fitted(skip: Tensor, x: Tensor) -> list[Tensor]:
-    """The middle of the larger map of the contracting path; or, where pooling dropped a last row or column of a padded
-    one, zeros there."""
-    rows, columns = (have - want for have, want in zip(skip.shape[-2:], x.shape[-2:], strict=True))
-    if rows <= 1 and columns <= 1:
-        return [skip, F.pad(x, (0, columns, 0, rows))]
-    return [centre(skip, x.shape[-2:]), x]
-
-
-def centre(x: Tensor, size: Sequence[int]) -> Tensor:
-    """The middle of a map."""
-    top, left = ((have - want) // 2 for have, want in zip(x.shape[-2:], size, strict=True))
-    return x[..., top : top + size[0], left : left + size[1]]
-
-
-def valid_size(side: int) -> int:
-    """The smallest side of an image that gives at least ``side`` logits without padding: 572 for 388."""
-    bottom = -(-(side + 124) // 16)  # the side before the lowest level's convolutions
-    return 16 * bottom + 60
-
-
-def mirrored(x: Tensor, size: Sequence[int]) -> Tensor:
-    """An image continued on all four sides by its mirror images, as often as it takes."""
-    for dim, want in zip((-2, -1), size, strict=True):
-        have = x.shape[dim]
-        place = torch.arange(want, device=x.device) - (want - have) // 2
-        period = max(1, 2 * (have - 1))
-        place = place.remainder(period)
-        x = x.index_select(dim, torch.minimum(place, period - place).clamp(max=have - 1))
-    return x
+    def border(self, size: int) -> tuple[int, int]:
+        """What to add before and after ``size`` pixels, so that all poolings come out even and the middle has all."""
+        below = 4 * (self.scale - 1)  # what the convolutions of the path down take, in pixels; that up takes as much
+        margin = below + 2 * self.scale
+        rest = -(size + 2 * margin - below) % self.scale
+        return margin, margin + rest

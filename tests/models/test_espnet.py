@@ -1,4 +1,4 @@
-"""ESPNet: the block against its equations, sizes, and what the authors' defaults would count."""
+"""ESPNet: its block and its whole against the equations in plain torch."""
 
 from __future__ import annotations
 
@@ -10,56 +10,96 @@ from segops.models import ESPNet
 from segops.models.espnet import ESP
 
 
-@pytest.mark.parametrize(("stride", "residual"), [(1, True), (1, False), (2, False)])
-def test_block(stride, residual):
-    block = ESP(23, 23, stride=stride, residual=residual).double().eval()
-    norm, act = block.norm_act
-    for parameter in block.parameters():
-        torch.nn.init.normal_(parameter)
-    norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)
-    x = torch.randn(2, 23, 17, 21, dtype=torch.float64)
-    reduced = F.conv2d(x, block.reduce.weight, stride=stride, padding=0 if stride == 1 else 1)
-    d = [F.conv2d(reduced, b.weight, padding=r, dilation=r) for b, r in zip(block.branches, (1, 2, 4, 8, 16))]
-    assert [y.shape[1] for y in d] == [7, 4, 4, 4, 4]  # the first has what five equal widths leave over
-    # Hierarchical feature fusion: the first rate stands alone.
-    joined = torch.cat([d[0], d[1], d[1] + d[2], d[1] + d[2] + d[3], d[1] + d[2] + d[3] + d[4]], 1)
-    y = joined + x if residual else joined
-    y = (y - norm.running_mean.view(-1, 1, 1)) / (norm.running_var.view(-1, 1, 1) + 1e-3).sqrt()
-    y = y * norm.weight.view(-1, 1, 1) + norm.bias.view(-1, 1, 1)
-    expected = torch.where(y > 0, y, act.weight.view(-1, 1, 1) * y)
-    assert (block(x) - expected).norm() <= 1e-10 * expected.norm()
+def randomise(module: torch.nn.Module) -> torch.nn.Module:
+    torch.manual_seed(0)
+    for p in module.parameters():
+        torch.nn.init.uniform_(p, -0.5, 0.5)
+    for name, buffer in module.named_buffers():
+        if "running" in name:
+            buffer.uniform_(0.5, 1.5)
+    return module.double().eval()
 
 
-@pytest.mark.parametrize("size", [(64, 96), (65, 97), (63, 70), (9, 9)])
-def test_sizes(size):
-    model, image = ESPNet(3, (1, 1)).eval(), torch.randn(1, 3, *size)
+def same(out: torch.Tensor, expected: torch.Tensor) -> bool:
+    return out.shape == expected.shape and bool((out - expected).norm() <= 1e-10 * expected.norm())
+
+
+class Plain:
+    """The layers of the released nets on the parameters of a model."""
+
+    def __init__(self, model: torch.nn.Module):
+        self.state = model.state_dict()
+
+    def norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        s = {
+            key: self.state[f"{name}.{key}"][:, None, None] for key in ("running_mean", "running_var", "weight", "bias")
+        }
+        return (x - s["running_mean"]) / (s["running_var"] + 1e-3).sqrt() * s["weight"] + s["bias"]
+
+    def norm_act(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(f"{name}.0", x)
+        return torch.where(x > 0, x, self.state[f"{name}.1.weight"][:, None, None] * x)
+
+    def conv(self, name: str, x: torch.Tensor, **how) -> torch.Tensor:
+        return F.conv2d(x, self.state[f"{name}.weight"], **how)
+
+    def up(self, name: str, x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        return F.conv_transpose2d(x, self.state[f"{name}.weight"], stride=2)[..., : like.shape[2], : like.shape[3]]
+
+    def esp(self, name: str, x: torch.Tensor, stride: int = 1, add: bool = True) -> torch.Tensor:
+        r = self.conv(f"{name}.reduce", x, stride=stride, padding=stride - 1)
+        d1, d2, d4, d8, d16 = (self.conv(f"{name}.rates.{i}", r, padding=2**i, dilation=2**i) for i in range(5))
+        out = torch.cat([d1, d2, d2 + d4, d2 + d4 + d8, d2 + d4 + d8 + d16], 1)
+        return self.norm_act(f"{name}.act", out + x if add else out)
+
+
+@pytest.mark.parametrize(("stride", "add"), [(1, True), (2, False)])
+def test_block(stride, add):
+    block = randomise(ESP(23, 23 if add else 13, stride=stride, residual=add))
+    assert block.rates[0].out_channels == (7 if add else 5) and block.rates[1].out_channels == (4 if add else 2)
+    x = torch.randn(2, 23, 19, 24).double()
+    plain = Plain(torch.nn.ModuleDict({"b": block}))
+    assert same(block(x), plain.esp("b", x, stride, add))
+
+
+@pytest.mark.parametrize("size", [(64, 96), (65, 99)])
+def test_whole(size):
+    model = randomise(ESPNet(6, p=1, q=2))
+    plain, image = Plain(model), torch.randn(1, 3, *size).double()
+    b, c = "backbone.", "classifier."
+    half = F.avg_pool2d(image, 3, 2, 1)
+    x = plain.norm_act(b + "level1.1", plain.conv(b + "level1.0", image, stride=2, padding=1))
+    c1 = plain.norm_act(b + "join1", torch.cat([x, half], 1))
+    down = plain.esp(b + "down2", c1, 2, False)
+    x = plain.esp(b + "level2.0", down)
+    c2 = plain.norm_act(b + "join2", torch.cat([x, down, F.avg_pool2d(half, 3, 2, 1)], 1))
+    down = plain.esp(b + "down3", c2, 2, False)
+    x = plain.esp(b + "level3.1", plain.esp(b + "level3.0", down))
+    c3 = plain.norm_act(b + "join3", torch.cat([down, x], 1))
+    x = plain.up(c + "up3.1", plain.norm(c + "up3.0", plain.conv(c + "score3", c3)), c2)
+    x = plain.norm_act(c + "merge2.0", torch.cat([plain.conv(c + "score2", c2), x], 1))
+    x = plain.esp(c + "merge2.1", x, add=False)
+    x = plain.norm_act(c + "up2.1", plain.up(c + "up2.0", x, c1))
+    x = plain.norm_act(c + "merge1.1", plain.conv(c + "merge1.0", torch.cat([x, c1], 1), padding=1))
     with torch.no_grad():
-        one, two, three = model.backbone(image)
-        logits = model.logits(image)["out"]
-    halves = [tuple(-(-side // 2**level) for side in size) for level in (1, 2, 3)]
-    assert [f.shape[1:] for f in (one, two, three)] == [(19, *halves[0]), (131, *halves[1]), (256, *halves[2])]
-    assert logits.shape[-2:] == tuple(2 * side for side in halves[0])  # one more than an odd image has
+        assert same(model(image), plain.up(c + "up1", x, image))
 
 
-@pytest.mark.parametrize("num_classes", [1, 2, 4])
-def test_few_classes(num_classes):
-    model = ESPNet(num_classes, (1, 1))
-    assert model(torch.randn(2, 3, 32, 32))["out"].shape == (2, num_classes, 32, 32)
+def test_encoder_only():
+    model = ESPNet(2, p=1, q=1, decoder=False).eval()
+    image = torch.randn(1, 3, 65, 97)
+    assert model.logits(image)["out"].shape == (1, 2, 9, 13) and model(image).shape == (1, 2, 65, 97)
 
 
-def test_encoder_alone():
-    model = ESPNet(3, (1, 1), decoder=False).eval()
-    with torch.no_grad():
-        assert model.logits(torch.randn(1, 3, 64, 96))["out"].shape == (1, 3, 8, 12)
-        assert model(torch.randn(1, 3, 64, 96)).shape == (1, 3, 64, 96)
-
-
-def test_default_of_the_authors_class():
-    model = ESPNet(20, (2, 3))  # q = 3; what they released has 8
-    assert sum(p.numel() for p in model.parameters()) == 203_189
-
-
-@pytest.mark.parametrize("blocks", [(1,), (-1, 2), -3, (1.5, 2)])
-def test_bad_blocks(blocks):
-    with pytest.raises((TypeError, ValueError), match="blocks"):
-        ESPNet(3, blocks)
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"num_classes": 4}, "num_classes"),
+        ({"p": 0}, "p:"),
+        ({"q": 0}, "q:"),
+        ({"num_classes": 0, "decoder": False}, "num_classes"),
+    ],
+)
+def test_bad_options(options, named):
+    with pytest.raises(ValueError, match=named):
+        ESPNet(**options)
