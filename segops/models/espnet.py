@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 from torch import Tensor, nn
 
@@ -37,20 +39,21 @@ class ESP(nn.Module):
     """Reduce, convolve at five rates, sum the maps of rates above 1 as they come, concatenate.
 
     Args:
-        in_channels, out_channels: of the block; at least 5 come out, one for each rate.
+        in_channels, out_channels: of the block; fewer than 5 that come out have as many rates.
         stride: 2: the reduction is a 3 x 3 convolution with stride.
         residual: add the input, before normalisation and activation.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, residual: bool = True):
         super().__init__()
-        inner = out_channels // len(RATES)
-        first = out_channels - (len(RATES) - 1) * inner
+        rates = RATES[:out_channels]
+        inner = max(1, out_channels // len(RATES))
+        first = out_channels - (len(rates) - 1) * inner
         kernel = 3 if stride == 2 else 1
         self.reduce = nn.Conv2d(in_channels, inner, kernel, stride, kernel // 2, bias=False)
         self.rates = nn.ModuleList(
             AtrousConv2d(inner, first if rate == 1 else inner, 3, padding=rate, dilation=rate, bias=False)
-            for rate in RATES
+            for rate in rates
         )
         self.residual = residual
         self.act = norm_act(out_channels)
@@ -58,10 +61,7 @@ class ESP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         reduced = self.reduce(x)
         first, *others = (conv(reduced) for conv in self.rates)
-        sums = [others[0]]
-        for other in others[1:]:
-            sums.append(sums[-1] + other)
-        out = torch.cat([first, *sums], 1)
+        out = torch.cat([first, *accumulate(others)], 1)
         return self.act(x + out if self.residual else out)
 
 
@@ -125,8 +125,8 @@ class ESPNet(SegmentationModel):
     The paper trains ESPNet-C first, then the whole.
 
     Args:
-        num_classes: K, at least 5 with the decoder, whose pyramid has five rates in K channels. Default 20, the 19 of
-            Cityscapes and one for all else.
+        num_classes: K. Default 20, the 19 of Cityscapes and one for all else. With fewer than 5 the decoder's pyramid,
+            which has K channels, has as many rates.
         p: blocks at stride 4. Default 2.
         q: blocks at stride 8. Default 8.
         decoder: without it (ESPNet-C) logits are those of stride 8, interpolated. Default with it.
@@ -135,7 +135,7 @@ class ESPNet(SegmentationModel):
         ``(N, 3, H, W)`` to ``(N, K, H, W)``; in training a dict, ``"out"``.
 
     Raises:
-        ValueError: for too few classes or blocks.
+        ValueError: for numbers below 1.
 
     Example:
         >>> import torch, segops
@@ -145,7 +145,7 @@ class ESPNet(SegmentationModel):
     """
 
     def __init__(self, num_classes: int = 20, *, p: int = 2, q: int = 8, decoder: bool = True):
-        _checks.count("num_classes", num_classes, len(RATES) if decoder else 1)
+        _checks.count("num_classes", num_classes, 1)
         encoder = _Encoder(_checks.count("p", p, 1), _checks.count("q", q, 1))
         super().__init__(encoder, _Decoder(num_classes) if decoder else nn.Conv2d(256, num_classes, 1, bias=False))
         self.whole = decoder

@@ -32,7 +32,6 @@ class SegmentationModel(nn.Module):
         ``(N, 3, H, W)`` to ``(N, num_classes, H, W)``; in training a dict with maps of that size.
     """
 
-    in_channels: int = 3  # of the image
     # Of the terms of the loss, by the names of the maps of training; one that a model does not give is left out.
     loss_weights: ClassVar[dict[str, float]] = {"out": 1.0, "aux": 0.4}
     in_channels: int = 3  # of the image; models that have the option set their own

@@ -85,6 +85,13 @@ def test_whole(size):
         assert same(model(image), plain.up(c + "up1", x, image))
 
 
+@pytest.mark.parametrize("num_classes", [1, 2, 4])
+def test_few_classes(num_classes):
+    model = ESPNet(num_classes, p=1, q=1)
+    assert len(model.classifier.merge2[1].rates) == num_classes
+    assert model(torch.randn(2, 3, 32, 32))["out"].shape == (2, num_classes, 32, 32)
+
+
 def test_encoder_only():
     model = ESPNet(2, p=1, q=1, decoder=False).eval()
     image = torch.randn(1, 3, 65, 97)
@@ -94,7 +101,7 @@ def test_encoder_only():
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"num_classes": 4}, "num_classes"),
+        ({"num_classes": 0}, "num_classes"),
         ({"p": 0}, "p:"),
         ({"q": 0}, "q:"),
         ({"num_classes": 0, "decoder": False}, "num_classes"),
