@@ -107,7 +107,8 @@ def photometric(image: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def normalized(image: Tensor) -> Tensor:
-    """uint8 (N, 3, H, W) to what pretrained trunks want: float32 with ImageNet's mean and deviation taken out."""
+    """uint8 (N, 3, H, W) to what pretrained trunks want: ImageNet's mean and deviation taken out, in torch's default
+    dtype."""
     mean = torch.tensor(MEAN, device=image.device).view(3, 1, 1)
     std = torch.tensor(STD, device=image.device).view(3, 1, 1)
-    return image.float().div(255).sub(mean).div(std)
+    return image.to(mean.dtype).div(255).sub(mean).div(std)

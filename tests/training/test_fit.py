@@ -150,8 +150,8 @@ def without_dropout(recipe, data):  # each process draws its own
 module.make_task = without_dropout
 processes, model, output = sys.argv[1:]
 recipe = Recipe(
-    model=model, model_options={"encoder": "resnet18"}, epochs=2, crop=(64, 64), scale=(1, 1), workers=0, lr=1e-3,
-    accelerator="cpu", devices=processes, strategy="ddp" if processes == "2" else "auto",
+    model=model, model_options={"encoder": "resnet18", "output_stride": 32}, epochs=2, crop=(32, 64), scale=(1, 1),
+    workers=0, precision="64-true", accelerator="cpu", devices=processes, strategy="ddp" if processes == "2" else "auto",
 )
 module.fit(recipe, Path(output), progress=False)
 """
@@ -166,8 +166,8 @@ def test_two_processes_end_as_one_does(model, tmp_path):
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = log(tmp_path / "1"), log(tmp_path / "2")
     for key in ("train/loss", "val/mean_iou"):
-        assert two[key] == pytest.approx(one[key], rel=1e-3)
+        assert two[key] == pytest.approx(one[key], rel=1e-6)  # which the log has in float32
     one, two = (torch.load(tmp_path / name / LAST, weights_only=True)["state_dict"] for name in ("1", "2"))
     for key in one:
         error = (one[key].double() - two[key].double()).norm()
-        assert error <= 1e-3 * one[key].double().norm(), key
+        assert error <= 1e-8 * one[key].double().norm(), key
