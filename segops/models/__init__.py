@@ -5,6 +5,7 @@ The facts of each (paper, variant, parameters, what is uncertain) are in its car
 
 from __future__ import annotations
 
+from .deeplab_v1 import DeepLabV1
 from .espnet import ESPNet
 from .fcn import FCN
 from .fcn_vgg import FCNVGG
@@ -21,6 +22,7 @@ __all__ = [
     "FCNVGG",
     "Anchor",
     "Card",
+    "DeepLabV1",
     "ESPNet",
     "SegNet",
     "SegmentationModel",
