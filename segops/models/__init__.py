@@ -6,6 +6,7 @@ The facts of each (paper, variant, parameters, what is uncertain) are in its car
 from __future__ import annotations
 
 from .deeplab_v1 import DeepLabV1
+from .dilated_net import DilatedNet
 from .espnet import ESPNet
 from .fcn import FCN
 from .fcn_vgg import FCNVGG
@@ -23,6 +24,7 @@ __all__ = [
     "Anchor",
     "Card",
     "DeepLabV1",
+    "DilatedNet",
     "ESPNet",
     "SegNet",
     "SegmentationModel",
