@@ -13,6 +13,7 @@ from .fcn_vgg import FCNVGG
 from .model import SegmentationModel
 from .parts.encoder import CONVENTIONS, encoder
 from .registry import FAMILIES, Anchor, Card, create_model, list_models, model_card, register_model
+from .retinal_vessel_net import RetinalVesselNet
 from .segnet import SegNet
 from .unet import UNet
 
@@ -26,6 +27,7 @@ __all__ = [
     "DeepLabV1",
     "DilatedNet",
     "ESPNet",
+    "RetinalVesselNet",
     "SegNet",
     "SegmentationModel",
     "UNet",
