@@ -5,6 +5,8 @@ The facts of each (paper, variant, parameters, what is uncertain) are in its car
 
 from __future__ import annotations
 
+from .deeplab_v1 import DeepLabV1
+from .dilated_net import DilatedNet
 from .emanet import EMANet
 from .espnet import ESPNet
 from .fcn import FCN
@@ -12,6 +14,7 @@ from .fcn_vgg import FCNVGG
 from .model import SegmentationModel
 from .parts.encoder import CONVENTIONS, encoder
 from .registry import FAMILIES, Anchor, Card, create_model, list_models, model_card, register_model
+from .retinal_vessel_net import RetinalVesselNet
 from .segnet import SegNet
 from .unet import UNet
 
@@ -22,8 +25,11 @@ __all__ = [
     "FCNVGG",
     "Anchor",
     "Card",
+    "DeepLabV1",
+    "DilatedNet",
     "EMANet",
     "ESPNet",
+    "RetinalVesselNet",
     "SegNet",
     "SegmentationModel",
     "UNet",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import _checks
-from ..nn import AtrousConv2d
+from ..ops import aspp
 from .model import SegmentationModel
 from .parts.padding import crop
 from .registry import Anchor, Card, register_model
@@ -23,7 +24,7 @@ CARD = Card(
     canonical="ESPNet with p = 2 and q = 8, 20 classes as the released nets; ESPNet-C by decoder=False",
     uncertain="The paper has images whose sides 8 divides; for others maps are cut off below and to the right.",
     fidelity="structural",
-    kernels=("atrous_conv2d",),
+    kernels=("aspp",),
     anchors=(
         Anchor(365_109, {"num_classes": 20}, "released code"),
         Anchor(363_462, {"num_classes": 19}, "released code"),
@@ -52,15 +53,15 @@ class ESP(nn.Module):
         kernel = 3 if stride == 2 else 1
         self.reduce = nn.Conv2d(in_channels, inner, kernel, stride, kernel // 2, bias=False)
         self.rates = nn.ModuleList(
-            AtrousConv2d(inner, first if rate == 1 else inner, 3, padding=rate, dilation=rate, bias=False)
+            nn.Conv2d(inner, first if rate == 1 else inner, 3, padding=rate, dilation=rate, bias=False)
             for rate in rates
         )
         self.residual = residual
         self.act = norm_act(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        reduced = self.reduce(x)
-        first, *others = (conv(reduced) for conv in self.rates)
+        convs: list[Any] = list(self.rates)
+        first, *others = aspp(self.reduce(x), [conv.weight for conv in convs], None, RATES[: len(convs)])
         out = torch.cat([first, *accumulate(others)], 1)
         return self.act(x + out if self.residual else out)
 
