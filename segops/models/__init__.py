@@ -5,6 +5,7 @@ The facts of each (paper, variant, parameters, what is uncertain) are in its car
 
 from __future__ import annotations
 
+from .deeplab_v3 import DeepLabV3
 from .fcn import FCN
 from .model import SegmentationModel
 from .parts.encoder import CONVENTIONS, encoder
@@ -16,6 +17,7 @@ __all__ = [
     "FCN",
     "Anchor",
     "Card",
+    "DeepLabV3",
     "SegmentationModel",
     "create_model",
     "encoder",
