@@ -9,6 +9,7 @@ from .deeplab_v3 import DeepLabV3
 from .fcn import FCN
 from .model import SegmentationModel
 from .parts.encoder import CONVENTIONS, encoder
+from .pspnet import PSPNet
 from .registry import FAMILIES, Anchor, Card, create_model, list_models, model_card, register_model
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Anchor",
     "Card",
     "DeepLabV3",
+    "PSPNet",
     "SegmentationModel",
     "create_model",
     "encoder",
