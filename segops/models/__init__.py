@@ -6,6 +6,7 @@ The facts of each (paper, variant, parameters, what is uncertain) are in its car
 from __future__ import annotations
 
 from .deeplab_v1 import DeepLabV1
+from .deeplab_v3 import DeepLabV3
 from .dilated_net import DilatedNet
 from .emanet import EMANet
 from .espnet import ESPNet
@@ -13,6 +14,7 @@ from .fcn import FCN
 from .fcn_vgg import FCNVGG
 from .model import SegmentationModel
 from .parts.encoder import CONVENTIONS, encoder
+from .pspnet import PSPNet
 from .registry import FAMILIES, Anchor, Card, create_model, list_models, model_card, register_model
 from .retinal_vessel_net import RetinalVesselNet
 from .segnet import SegNet
@@ -26,9 +28,11 @@ __all__ = [
     "Anchor",
     "Card",
     "DeepLabV1",
+    "DeepLabV3",
     "DilatedNet",
     "EMANet",
     "ESPNet",
+    "PSPNet",
     "RetinalVesselNet",
     "SegNet",
     "SegmentationModel",
