@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from .. import _checks
@@ -26,7 +28,7 @@ CARD = Card(
         Anchor(53_773_525, {"num_classes": 21}, "the authors' code"),
         Anchor(34_781_397, {"num_classes": 21, "encoder": "resnet50s"}, "the authors' code"),
     ),
-    small={"encoder": "resnet18", "num_classes": 5, "channels": 16, "num_bases": 4},
+    small={"encoder": "resnet18", "multi_grid": (1, 2), "num_classes": 5, "channels": 16, "num_bases": 4},
 )
 MULTI_GRID = (1, 2, 4)  # but the first block keeps the dilation of the stage before: 2, 8 and 16 at stride 8
 
@@ -63,6 +65,7 @@ class EMANet(SegmentationModel):
         encoder: a ResNet of timm. Default ``resnet101s``, with the deep stem.
         pretrained: ImageNet weights of the trunk. Default no.
         output_stride: 8, 16 or 32. Default 8.
+        multi_grid: factors of the dilations of the last stage, one for each block. Default (1, 2, 4).
         channels: of the attention. Default 512.
         num_bases: of the attention. Default 64.
 
@@ -75,7 +78,7 @@ class EMANet(SegmentationModel):
 
     Example:
         >>> import torch, segops
-        >>> model = segops.models.EMANet(5, "resnet18", channels=16, num_bases=4).eval()
+        >>> model = segops.models.EMANet(5, "resnet18", multi_grid=(1, 2), channels=16, num_bases=4).eval()
         >>> model(torch.randn(1, 3, 64, 96)).shape
         torch.Size([1, 5, 64, 96])
     """
@@ -87,12 +90,13 @@ class EMANet(SegmentationModel):
         *,
         pretrained: bool = False,
         output_stride: int = 8,
+        multi_grid: Sequence[int] = MULTI_GRID,
         channels: int = 512,
         num_bases: int = 64,
     ):
         _checks.count("num_classes", num_classes, 1)
         _checks.count("channels", channels, 2)
-        trunk = make_encoder(encoder, output_stride=output_stride, pretrained=pretrained, multi_grid=MULTI_GRID)
+        trunk = make_encoder(encoder, output_stride=output_stride, pretrained=pretrained, multi_grid=multi_grid)
         super().__init__(trunk, EMAHead(trunk.channels[-1], num_classes, channels, num_bases), align_corners=True)
 
     def logits(self, image: Tensor) -> dict[str, Tensor]:

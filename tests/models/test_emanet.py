@@ -11,7 +11,7 @@ from segops.models import EMANet
 
 def made() -> EMANet:
     torch.manual_seed(0)
-    model = EMANet(3, "resnet18", channels=16, num_bases=4).double()
+    model = EMANet(3, "resnet18", multi_grid=(1, 2), channels=16, num_bases=4).double()
     for p in model.classifier.parameters():
         torch.nn.init.normal_(p, std=0.3)
     for name, buffer in model.classifier.named_buffers():
@@ -78,4 +78,4 @@ def test_order_of_pixels_does_not_matter_to_the_attention():
 @pytest.mark.parametrize("option", ["num_classes", "channels", "num_bases"])
 def test_bad_numbers(option):
     with pytest.raises(ValueError, match=option):
-        EMANet(**{"encoder": "resnet18", option: 0})
+        EMANet(**{"encoder": "resnet18", "multi_grid": (1, 2), option: 0})

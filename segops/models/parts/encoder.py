@@ -33,7 +33,7 @@ def encoder(
         output_stride: 8, 16 or 32; strides beyond it are dilations instead.
         pretrained: ImageNet weights, which timm fetches.
         convention: how a ResNet is dilated, one of ``CONVENTIONS``; other trunks are dilated by timm.
-        multi_grid: factors of the dilations of a ResNet's last stage, at least one for each block (ResNet-18 has two).
+        multi_grid: factors of the dilations of a ResNet's last stage, one for each block.
         ceil_mode: whether the max-pooling of a ResNet rounds up, as Caffe's does.
 
     Returns:
@@ -82,9 +82,9 @@ def dilate_resnet(
             rate, stride = 2 * rate, 1
         reduction *= stride
         grid = multi_grid if multi_grid is not None and layer is trunk.layer4 else [1] * len(layer)
-        if len(grid) < len(layer):
+        if len(grid) != len(layer):
             raise ValueError(f"multi_grid: expected {len(layer)} factors, one for each block, got {len(grid)}")
-        for i, (block, factor) in enumerate(zip(layer, grid, strict=False)):
+        for i, (block, factor) in enumerate(zip(layer, grid, strict=True)):
             first = before if i == 0 and convention == "torchvision" else rate * factor
             _set_block(block, stride if i == 0 else 1, first, rate * factor, convention == "caffe")
 
