@@ -5,6 +5,8 @@ The facts of each (paper, variant, parameters, what is uncertain) are in its car
 
 from __future__ import annotations
 
+from .ann import ANN
+from .ccnet import CCNet
 from .deeplab_v1 import DeepLabV1
 from .deeplab_v3 import DeepLabV3
 from .dilated_net import DilatedNet
@@ -12,8 +14,11 @@ from .emanet import EMANet
 from .espnet import ESPNet
 from .fcn import FCN
 from .fcn_vgg import FCNVGG
+from .isanet import ISANet
 from .model import SegmentationModel
+from .ocnet import OCNet
 from .parts.encoder import CONVENTIONS, encoder
+from .psanet import PSANet
 from .pspnet import PSPNet
 from .registry import FAMILIES, Anchor, Card, create_model, list_models, model_card, register_model
 from .retinal_vessel_net import RetinalVesselNet
@@ -21,17 +26,22 @@ from .segnet import SegNet
 from .unet import UNet
 
 __all__ = [
+    "ANN",
     "CONVENTIONS",
     "FAMILIES",
     "FCN",
     "FCNVGG",
     "Anchor",
+    "CCNet",
     "Card",
     "DeepLabV1",
     "DeepLabV3",
     "DilatedNet",
     "EMANet",
     "ESPNet",
+    "ISANet",
+    "OCNet",
+    "PSANet",
     "PSPNet",
     "RetinalVesselNet",
     "SegNet",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -106,5 +107,6 @@ class EMANet(SegmentationModel):
     def loss(self, maps: dict[str, Tensor], target: Tensor, criterion: Criterion | None = None) -> Tensor:
         """That of the logits; then the bases follow those of these images."""
         value = super().loss(maps, target, criterion)
-        self.classifier.attention.update_bases(maps["bases"].detach())
+        head: Any = self.classifier
+        head.attention.update_bases(maps["bases"].detach())
         return value

@@ -1,0 +1,186 @@
+"""OCNet: object context, the features of pixels that look alike, gathered by self-attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .. import _checks
+from ..ops import nonlocal_attention
+from .model import SegmentationModel, resize
+from .parts.encoder import encoder as make_encoder
+from .parts.fcn_head import FCNHead
+from .parts.layers import LEAKY_RELU, conv_norm_act
+from .registry import Anchor, Card, register_model
+
+CARD = Card(
+    title="OCNet: Object Context Network for Scene Parsing",
+    authors="Yuan, Wang",
+    year=2018,
+    venue="arXiv",
+    url="https://arxiv.org/abs/1809.00916",
+    family="attention",
+    canonical="the authors' code: ResNet-101 with a deep stem and base, pyramid or ASP object context",
+    uncertain="Where a map has fewer rows than the pyramid's partition, the last cell has them all.",
+    fidelity="structural",
+    kernels=("nonlocal_attention", "atrous_conv2d"),
+    anchors=(
+        Anchor(57_722_854, {"num_classes": 19}, "the authors' code"),
+        Anchor(62_584_294, {"num_classes": 19, "variant": "pyramid"}, "the authors' code"),
+        Anchor(62_542_182, {"num_classes": 19, "variant": "asp"}, "the authors' code"),
+    ),
+    small={"encoder": "resnet18", "num_classes": 5, "channels": 16},
+)
+
+
+class ObjectContext(nn.Module):
+    """Self-attention whose queries are its keys; optionally of the map pooled by 2, or within the cells of a grid."""
+
+    def __init__(self, channels: int, value_channels: int, *, pool: bool = False, cells: int = 1):
+        super().__init__()
+        self.key = conv_norm_act(channels, channels // 2, 1, bias=True, act=LEAKY_RELU)
+        self.value = nn.Conv2d(channels, value_channels, 1)
+        self.project = nn.Conv2d(value_channels, channels, 1)
+        self.pool, self.cells = pool, cells
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[-2:]
+        x = F.max_pool2d(x, 2, ceil_mode=min(size) < 2) if self.pool else x
+        context = self.project(self.attend(self.key(x), self.value(x)))
+        return resize(context, size, True) if self.pool else context
+
+    def attend(self, key: Tensor, value: Tensor) -> Tensor:
+        """Within each cell."""
+        rows, columns = (split(side, self.cells) for side in key.shape[-2:])
+        scale = key.shape[1] ** -0.5
+        keys, values = (
+            [row.split(columns, 3) for row in x.split(rows, 2)] for x in (key.contiguous(), value.contiguous())
+        )
+        return torch.cat(
+            [
+                torch.cat([nonlocal_attention(k, k, v, scale=scale) for k, v in zip(ks, vs, strict=True)], 3)
+                for ks, vs in zip(keys, values, strict=True)
+            ],
+            2,
+        )
+
+
+def split(side: int, cells: int) -> list[int]:
+    """The sides of cells: all the same, the last with what is left over."""
+    step = side // cells
+    return [step] * (cells - 1) + [side - step * (cells - 1)] if step else [side]
+
+
+class BaseContext(nn.Module):
+    """Context of the whole map, joined to it."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.context = ObjectContext(channels, channels // 2)
+        self.merge = conv_norm_act(2 * channels, channels, 1, bias=True, act=LEAKY_RELU)
+        self.dropout = nn.Dropout2d(0.05)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.merge(torch.cat([self.context(x), x], 1)))
+
+
+class PyramidContext(nn.Module):
+    """Context within the cells of four partitions, joined to the map, which is widened to as many channels."""
+
+    def __init__(self, channels: int, partitions: tuple[int, ...] = (1, 2, 3, 6)):
+        super().__init__()
+        self.contexts = nn.ModuleList(ObjectContext(channels, channels, cells=n) for n in partitions)
+        wide = len(partitions) * channels
+        self.widen = conv_norm_act(channels, wide, 1, bias=True, act=LEAKY_RELU)
+        self.merge = conv_norm_act(2 * wide, channels, 1, bias=True, act=LEAKY_RELU)
+        self.dropout = nn.Dropout2d(0.05)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.merge(torch.cat([self.widen(x), *(context(x) for context in self.contexts)], 1)))
+
+
+class ASPContext(nn.Module):
+    """Context of the map at half its size beside a 1 x 1 convolution and three with holes."""
+
+    def __init__(self, channels: int, rates: tuple[int, ...] = (12, 24, 36)):
+        super().__init__()
+        inner = channels // 2
+        self.reduce = conv_norm_act(channels, inner, bias=True, act=LEAKY_RELU)
+        self.context = ObjectContext(inner, inner, pool=True)
+        self.smooth = conv_norm_act(inner, inner, 1, bias=True, act=LEAKY_RELU)
+        self.point = conv_norm_act(channels, inner, 1, act=LEAKY_RELU)
+        self.atrous = nn.ModuleList(conv_norm_act(channels, inner, dilation=r, act=LEAKY_RELU) for r in rates)
+        self.merge = conv_norm_act((2 + len(rates)) * inner, channels, 1, act=LEAKY_RELU)
+        self.dropout = nn.Dropout2d(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        context = self.smooth(self.context(self.reduce(x)))
+        return self.dropout(self.merge(torch.cat([context, self.point(x), *(conv(x) for conv in self.atrous)], 1)))
+
+
+CONTEXTS = {"base": BaseContext, "pyramid": PyramidContext, "asp": ASPContext}
+
+
+class OCHead(nn.Sequential):
+    """Reduction, object context, classifier."""
+
+    def __init__(self, in_channels: int, num_classes: int, channels: int, variant: str):
+        context = CONTEXTS[variant](channels)
+        reduce = conv_norm_act(in_channels, channels, bias=True, act=LEAKY_RELU)
+        super().__init__(reduce, context, nn.Conv2d(channels, num_classes, 1))
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """The features to logits."""
+        return super().forward(features[-1])
+
+
+@register_model("ocnet", CARD)
+class OCNet(SegmentationModel):
+    """A dilated ResNet and object context.
+
+    Args:
+        num_classes: K. Default 19, Cityscapes'.
+        encoder: a ResNet of timm. Default ``resnet101s``, with the deep stem.
+        variant: ``"base"`` (default), ``"pyramid"`` or ``"asp"``.
+        pretrained: ImageNet weights of the trunk. Default no.
+        output_stride: 8, 16 or 32. Default 8.
+        channels: of the context. Default 512.
+        aux: the auxiliary head of training. Default yes.
+
+    Shape:
+        ``(N, 3, H, W)`` to ``(N, K, H, W)``; in training a dict, ``"out"`` and ``"aux"``.
+
+    Raises:
+        ImportError: without timm.
+        ValueError: for an encoder, stride, variant or number that there can't be.
+
+    Example:
+        >>> import torch, segops
+        >>> model = segops.models.OCNet(5, "resnet18", variant="asp", channels=16).eval()
+        >>> model(torch.randn(1, 3, 64, 96)).shape
+        torch.Size([1, 5, 64, 96])
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 19,
+        encoder: str = "resnet101s",
+        *,
+        variant: str = "base",
+        pretrained: bool = False,
+        output_stride: int = 8,
+        channels: int = 512,
+        aux: bool = True,
+    ):
+        _checks.count("num_classes", num_classes, 1)
+        _checks.count("channels", channels, 4)
+        _checks.choice("variant", variant, tuple(CONTEXTS))
+        trunk = make_encoder(
+            encoder, output_stride=output_stride, pretrained=pretrained, convention="semseg", ceil_mode=True
+        )
+        *_, c4, c5 = trunk.channels
+        dsn = FCNHead(c4, num_classes, channels, index=-2, bias=True, dropout=0.05, act=LEAKY_RELU) if aux else None
+        super().__init__(trunk, OCHead(c5, num_classes, channels, variant), dsn, align_corners=True)
