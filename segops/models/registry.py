@@ -118,7 +118,7 @@ def list_models(pattern: str = "*", *, family: str | None = None) -> list[str]:
     Example:
         >>> import segops
         >>> segops.models.list_models("fcn*", family="fully convolutional")
-        ['fcn']
+        ['fcn', 'fcn_vgg']
     """
     if family is not None:
         _checks.choice("family", family, FAMILIES)

@@ -25,8 +25,8 @@ CARD = Card(
     url="https://arxiv.org/abs/1905.12120",
     family="encoder-decoder",
     canonical="a reconstruction: an encoder and a decoder with dilated spatial pyramid pooling between them",
-    uncertain="No code was released. From the abstract: encoder and decoder, dilated spatial pyramid pooling at the "
-    "junction, whole images. From other work of the first author: the four rates, their concatenation, transposed "
+    uncertain="No code was released. From the abstract: the encoder and decoder, dilated spatial pyramid pooling at "
+    "the junction, whole images. From other work of the first author: the four rates, their concatenation, transposed "
     "convolutions and the Dice loss. Decided here: all channels and depths, residual stages, joining by concatenation. "
     "No number of parameters is published to hold it to.",
     fidelity="reconstruction",

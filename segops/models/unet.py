@@ -103,7 +103,7 @@ class UNet(SegmentationModel):
         in_channels: of the image. Default 3; 1 in the paper.
         padded: convolutions keep the size, and have batch normalisation in place of biases. Default no.
         bilinear: interpolation in place of the transposed convolutions; the lower levels get narrower. Default no.
-        channels: of the levels, each twice the one before. Default the paper's.
+        channels: of the levels, finest first. Default the paper's.
         dropout: after the last two levels of the path down. Default 0.5.
 
     Shape:

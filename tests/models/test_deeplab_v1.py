@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
@@ -119,6 +120,16 @@ def test_loss_is_that_of_stride_8():
     assert coarse.shape == (2, 3, 9, 13)
     expected = F.cross_entropy(coarse, target[:, ::8, ::8], ignore_index=255)
     assert (loss - expected).abs() <= 1e-10 * expected
+
+
+@pytest.mark.parametrize("head", ["large_fov", "7x7"])
+def test_weights_of_imagenet(monkeypatch, head):
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create(name, pretrained=False).to("meta"))
+    with torch.device("meta"):
+        DeepLabV1(head=head, pretrained=True)  # shapes fit, of the trunk and, with 7 x 7, of fc6 and fc7
+        with pytest.raises(ValueError, match="pretrained"):
+            DeepLabV1(head=head, pretrained=True, channels=THIN["channels"])
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -89,6 +92,20 @@ def test_channels_fall_in_the_last_convolution_of_each_stage_and_none_follows_th
     assert convs == [[512] * 3, [512, 512, 256], [256, 256, 128], [128, 64], [64, 11]]
     last = decoder.stages[-1][-1]
     assert isinstance(last, nn.Conv2d) and last.kernel_size == (3, 3) and last.padding == (1, 1)
+
+
+def test_weights_of_imagenet(monkeypatch):
+    convs = [nn.Conv2d(i, o, 3) for i, o in zip((3, *[4] * 12), [4] * 13)]
+    layers = [m for conv in convs for m in (conv, nn.BatchNorm2d(4).requires_grad_(False), nn.ReLU())]
+    for layer in layers[1::3]:
+        layer.running_mean.normal_()
+        layer.weight.normal_()
+    source = SimpleNamespace(features=nn.Sequential(*layers), pre_logits=SimpleNamespace(fc1=None, fc2=None))
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: {("vgg16_bn", True): source}[name, pretrained])
+    ours = SegNet(3, channels=[4] * 5, pretrained=True).backbone.state_dict()
+    assert all(map(torch.equal, ours.values(), source.features.state_dict().values()))
+    with pytest.raises(ValueError, match="pretrained"):
+        SegNet(3, channels=[4, 4, 4, 4, 6], pretrained=True)
 
 
 @pytest.mark.parametrize(
