@@ -12,10 +12,7 @@ from segops.models import ISANet
 
 def attended(x, relation, groups):
     """Softmax attention within each group of pixels, one after the other."""
-    q, k = x, x
-    for one, other in zip(range(0, len(relation.query), 3), range(0, len(relation.key), 3), strict=True):
-        q = layer(q, relation.query[one], relation.query[one + 1])
-        k = layer(k, relation.key[other], relation.key[other + 1])
+    q, k = (layer(layer(x, *part[0][:2]), *part[1][:2]) for part in (relation.query, relation.key))
     v = convolved(x, relation.value)
     out = torch.zeros_like(v)
     for rows, columns in groups:
@@ -23,7 +20,7 @@ def attended(x, relation, groups):
         a, b, c = (t[part].flatten(2) for t in (q, k, v))
         weights = (a.transpose(1, 2) @ b * q.shape[1] ** -0.5).softmax(2)
         out[part] = (c @ weights.transpose(1, 2)).view(out[part].shape)
-    return layer(out, relation.project[0], relation.project[1])
+    return layer(out, *relation.output[:2])
 
 
 @pytest.mark.parametrize("size", [(8, 12), (7, 9)])
@@ -36,13 +33,11 @@ def test_head_against_loops(size):
     z = F.pad(y, (pads[1] // 2, pads[1] - pads[1] // 2, pads[0] // 2, pads[0] - pads[0] // 2))
     h, w = z.shape[2:]
     lattices = [(slice(i, h, factor), slice(j, w, factor)) for i in range(factor) for j in range(factor)]
-    blocks = [
-        (slice(i, i + factor), slice(j, j + factor)) for i in range(0, h, factor) for j in range(0, w, factor)
-    ]
+    blocks = [(slice(i, i + factor), slice(j, j + factor)) for i in range(0, h, factor) for j in range(0, w, factor)]
     far = attended(z, head.attention.global_relation, lattices)
     near = attended(far, head.attention.local_relation, blocks)
     near = near[..., pads[0] // 2 : pads[0] // 2 + size[0], pads[1] // 2 : pads[1] // 2 + size[1]]
-    y = layer(torch.cat([y, near], 1), *head.attention.merge[:2])
+    y = layer(torch.cat([y, near], 1), *head.attention.join[0][:2])
     assert error(head([x]), convolved(y, head.classifier)) <= 1e-10
 
 
