@@ -9,6 +9,7 @@ from .fcn import FCN
 from .model import SegmentationModel
 from .parts.encoder import CONVENTIONS, encoder
 from .registry import FAMILIES, Anchor, Card, create_model, list_models, model_card, register_model
+from .semantic_fpn import SemanticFPN
 
 __all__ = [
     "CONVENTIONS",
@@ -17,6 +18,7 @@ __all__ = [
     "Anchor",
     "Card",
     "SegmentationModel",
+    "SemanticFPN",
     "create_model",
     "encoder",
     "list_models",
