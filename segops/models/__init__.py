@@ -8,6 +8,7 @@ from __future__ import annotations
 from .fcn import FCN
 from .model import SegmentationModel
 from .parts.encoder import CONVENTIONS, encoder
+from .pointrend import PointRend
 from .registry import FAMILIES, Anchor, Card, create_model, list_models, model_card, register_model
 from .semantic_fpn import SemanticFPN
 
@@ -17,6 +18,7 @@ __all__ = [
     "FCN",
     "Anchor",
     "Card",
+    "PointRend",
     "SegmentationModel",
     "SemanticFPN",
     "create_model",
