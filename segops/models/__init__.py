@@ -5,6 +5,7 @@ The facts of each (paper, variant, parameters, what is uncertain) are in its car
 
 from __future__ import annotations
 
+from .encnet import EncNet
 from .fcn import FCN
 from .model import SegmentationModel
 from .parts.encoder import CONVENTIONS, encoder
@@ -18,6 +19,7 @@ __all__ = [
     "FCN",
     "Anchor",
     "Card",
+    "EncNet",
     "PointRend",
     "SegmentationModel",
     "SemanticFPN",
