@@ -11,6 +11,7 @@ from .deeplab_v1 import DeepLabV1
 from .deeplab_v3 import DeepLabV3
 from .dilated_net import DilatedNet
 from .emanet import EMANet
+from .encnet import EncNet
 from .espnet import ESPNet
 from .fcn import FCN
 from .fcn_vgg import FCNVGG
@@ -18,11 +19,13 @@ from .isanet import ISANet
 from .model import SegmentationModel
 from .ocnet import OCNet
 from .parts.encoder import CONVENTIONS, encoder
+from .pointrend import PointRend
 from .psanet import PSANet
 from .pspnet import PSPNet
 from .registry import FAMILIES, Anchor, Card, create_model, list_models, model_card, register_model
 from .retinal_vessel_net import RetinalVesselNet
 from .segnet import SegNet
+from .semantic_fpn import SemanticFPN
 from .unet import UNet
 
 __all__ = [
@@ -39,13 +42,17 @@ __all__ = [
     "DilatedNet",
     "EMANet",
     "ESPNet",
+    "EncNet",
     "ISANet",
     "OCNet",
     "PSANet",
     "PSPNet",
+    "PointRend",
     "RetinalVesselNet",
     "SegNet",
     "SegmentationModel",
+    "SegmentationModel",
+    "SemanticFPN",
     "UNet",
     "create_model",
     "encoder",
