@@ -9,6 +9,7 @@ from .ann import ANN
 from .ccnet import CCNet
 from .deeplab_v1 import DeepLabV1
 from .deeplab_v3 import DeepLabV3
+from .deeplab_v3_plus import DeepLabV3Plus
 from .dilated_net import DilatedNet
 from .emanet import EMANet
 from .encnet import EncNet
@@ -39,6 +40,7 @@ __all__ = [
     "Card",
     "DeepLabV1",
     "DeepLabV3",
+    "DeepLabV3Plus",
     "DilatedNet",
     "EMANet",
     "ESPNet",
