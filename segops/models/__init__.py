@@ -6,6 +6,7 @@ The facts of each (paper, variant, parameters, what is uncertain) are in its car
 from __future__ import annotations
 
 from .deeplab_v3 import DeepLabV3
+from .deeplab_v3_plus import DeepLabV3Plus
 from .fcn import FCN
 from .model import SegmentationModel
 from .parts.encoder import CONVENTIONS, encoder
@@ -19,6 +20,7 @@ __all__ = [
     "Anchor",
     "Card",
     "DeepLabV3",
+    "DeepLabV3Plus",
     "PSPNet",
     "SegmentationModel",
     "create_model",
