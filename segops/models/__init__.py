@@ -5,6 +5,7 @@ The facts of each (paper, variant, parameters, what is uncertain) are in its car
 
 from __future__ import annotations
 
+from .deeplab_v2 import DeepLabV2
 from .deeplab_v3 import DeepLabV3
 from .deeplab_v3_plus import DeepLabV3Plus
 from .fcn import FCN
@@ -19,6 +20,7 @@ __all__ = [
     "FCN",
     "Anchor",
     "Card",
+    "DeepLabV2",
     "DeepLabV3",
     "DeepLabV3Plus",
     "PSPNet",
