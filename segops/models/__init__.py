@@ -8,6 +8,7 @@ from __future__ import annotations
 from .deeplab_v2 import DeepLabV2
 from .deeplab_v3 import DeepLabV3
 from .deeplab_v3_plus import DeepLabV3Plus
+from .dense_aspp import DenseASPP
 from .fcn import FCN
 from .model import SegmentationModel
 from .parts.encoder import CONVENTIONS, encoder
@@ -23,6 +24,7 @@ __all__ = [
     "DeepLabV2",
     "DeepLabV3",
     "DeepLabV3Plus",
+    "DenseASPP",
     "PSPNet",
     "SegmentationModel",
     "create_model",
