@@ -8,8 +8,10 @@ from __future__ import annotations
 from .ann import ANN
 from .ccnet import CCNet
 from .deeplab_v1 import DeepLabV1
+from .deeplab_v2 import DeepLabV2
 from .deeplab_v3 import DeepLabV3
 from .deeplab_v3_plus import DeepLabV3Plus
+from .dense_aspp import DenseASPP
 from .dilated_net import DilatedNet
 from .emanet import EMANet
 from .encnet import EncNet
@@ -39,8 +41,12 @@ __all__ = [
     "CCNet",
     "Card",
     "DeepLabV1",
+    "DeepLabV2",
+    "DeepLabV3",
     "DeepLabV3",
     "DeepLabV3Plus",
+    "DeepLabV3Plus",
+    "DenseASPP",
     "DilatedNet",
     "EMANet",
     "ESPNet",

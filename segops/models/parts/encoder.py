@@ -24,6 +24,7 @@ def encoder(
     convention: str = "torchvision",
     multi_grid: Sequence[int] | None = None,
     ceil_mode: bool = False,
+    **options: Any,
 ) -> Any:
     """A trunk of timm that gives its features at all strides, finest first.
 
@@ -35,6 +36,7 @@ def encoder(
         convention: how a ResNet is dilated, one of ``CONVENTIONS``; other trunks are dilated by timm.
         multi_grid: factors of the dilations of a ResNet's last stage, one for each block.
         ceil_mode: whether the max-pooling of a ResNet rounds up, as Caffe's does.
+        **options: of timm's builder of that name.
 
     Returns:
         A module from an image to a list of features; ``channels`` and ``reductions`` have a number for each.
@@ -52,7 +54,7 @@ def encoder(
         raise ValueError(f"encoder: expected a name of timm.list_models(), got {name!r}")
     resnet = timm.models.model_entrypoint(name).__module__ == "timm.models.resnet"
     how: dict[str, Any] = {} if resnet or output_stride == 32 else {"output_stride": output_stride}
-    trunk = timm.create_model(name, pretrained=pretrained, features_only=True, **how)
+    trunk = timm.create_model(name, pretrained=pretrained, features_only=True, **how, **options)
     if resnet:
         dilate_resnet(trunk, output_stride, convention, multi_grid)
         trunk.maxpool.ceil_mode = ceil_mode
