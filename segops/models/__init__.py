@@ -8,6 +8,7 @@ from __future__ import annotations
 from .encnet import EncNet
 from .fcn import FCN
 from .model import SegmentationModel
+from .ocrnet import OCRNet
 from .parts.encoder import CONVENTIONS, encoder
 from .pointrend import PointRend
 from .registry import FAMILIES, Anchor, Card, create_model, list_models, model_card, register_model
@@ -20,6 +21,7 @@ __all__ = [
     "Anchor",
     "Card",
     "EncNet",
+    "OCRNet",
     "PointRend",
     "SegmentationModel",
     "SemanticFPN",
