@@ -5,6 +5,7 @@ The facts of each (paper, variant, parameters, what is uncertain) are in its car
 
 from __future__ import annotations
 
+from .conv_crf import ConvCRFModel
 from .encnet import EncNet
 from .fcn import FCN
 from .model import SegmentationModel
@@ -20,6 +21,7 @@ __all__ = [
     "FCN",
     "Anchor",
     "Card",
+    "ConvCRFModel",
     "EncNet",
     "OCRNet",
     "PointRend",
