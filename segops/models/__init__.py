@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .ann import ANN
 from .ccnet import CCNet
+from .conv_crf import ConvCRFModel
 from .deeplab_v1 import DeepLabV1
 from .deeplab_v2 import DeepLabV2
 from .deeplab_v3 import DeepLabV3
@@ -21,6 +22,7 @@ from .fcn_vgg import FCNVGG
 from .isanet import ISANet
 from .model import SegmentationModel
 from .ocnet import OCNet
+from .ocrnet import OCRNet
 from .parts.encoder import CONVENTIONS, encoder
 from .pointrend import PointRend
 from .psanet import PSANet
@@ -40,6 +42,7 @@ __all__ = [
     "Anchor",
     "CCNet",
     "Card",
+    "ConvCRFModel",
     "DeepLabV1",
     "DeepLabV2",
     "DeepLabV3",
@@ -51,8 +54,10 @@ __all__ = [
     "EMANet",
     "ESPNet",
     "EncNet",
+    "EncNet",
     "ISANet",
     "OCNet",
+    "OCRNet",
     "PSANet",
     "PSPNet",
     "PointRend",

@@ -149,8 +149,9 @@ def create_model(name: str, **options: Any) -> nn.Module:
         torch.Size([1, 5, 65, 97])
     """
     model, _ = _look_up(name)
-    known = list(inspect.signature(model).parameters)
+    parameters = inspect.signature(model).parameters
+    known = [option for option, how in parameters.items() if how.kind is not inspect.Parameter.VAR_KEYWORD]
     for option in options:
-        if option not in known:
+        if option not in known and len(known) == len(parameters):  # or else the model hands them to another
             raise TypeError(f"{option}: {name} has no such option; it has {', '.join(known)}")
     return model(**options)

@@ -18,7 +18,9 @@ def randomised(**options) -> EncNet:
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
         for name, buffer in model.named_buffers():
-            if name.endswith(("running_mean", "running_var")):
+            if name.endswith("running_mean"):
+                buffer.normal_(0, 0.2)
+            elif name.endswith("running_var"):
                 buffer.uniform_(0.5, 2)
     return model
 
