@@ -23,19 +23,11 @@ CARD = Card(
     url="https://arxiv.org/abs/1802.02611",
     family="atrous",
     canonical="Xception-65 at stride 16, separable convolutions in pooling and decoder, low-level features of stride 4",
-<<<<<<< HEAD
-    uncertain="No exact number of parameters is published; that of Xception-71 agrees with the 43.5 million that HRNet's "
-    "authors list. As in the authors' code, normalisation and ReLU stand between the two parts of a separable "
-    "convolution, and corners are aligned. That code reads the low-level features of Xception before their ReLU, timm's "
-    "trunk gives them after it; its ResNets stride in the last block of a stage, timm's in the first; its MobileNetV2 "
-    "has no decoder, here it has one.",
-=======
     uncertain="No exact count of parameters is published; that of Xception-71 rounds to the 43.5 million of HRNet's "
     "paper. As in the authors' code, normalisation and ReLU stand between the two parts of a separable convolution, "
     "and corners are aligned. That code reads the low-level features of Xception before their ReLU, timm's trunk gives "
     "them after it; its ResNets stride in the last block of a stage, timm's in the first; its MobileNetV2 has no "
     "decoder, here it has one.",
->>>>>>> models-B
     fidelity="structural",
     kernels=("atrous_conv2d",),
     anchors=(),
