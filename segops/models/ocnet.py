@@ -44,7 +44,7 @@ class ObjectContext(nn.Module):
         self.project = nn.Conv2d(value_channels, channels, 1)
         self.pool, self.cells = pool, cells
         nn.init.zeros_(self.project.weight)
-        nn.init.zeros_(self.project.bias)
+        nn.init.zeros_(self.project.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-2:]
