@@ -7,6 +7,8 @@ import colorsys
 import numpy as np
 
 IGNORE = 255  # the label of pixels that have none
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of colours from 0 to 1, red, green, blue, and their standard deviations
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 #: The labels of ``astronaut_labels.png``, a coarse labelling of ``skimage.data.astronaut()``.
 ASTRONAUT = ("background", "flag", "shuttle model", "helmet", "suit", "head")

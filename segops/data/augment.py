@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import _checks
+from . import IMAGENET_MEAN, IMAGENET_STD
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet's colours from 0 to 1, and their standard deviations
-STD = (0.229, 0.224, 0.225)
 TRIES = 10  # crops that are drawn before one with too much of a class is taken
 
 
@@ -68,7 +67,7 @@ class Augmentation:
         below, right = (max(0, crop - side) for crop, side in zip(self.crop, target.shape, strict=True))
         if below == 0 and right == 0:
             return image, target
-        whole = (torch.tensor(MEAN) * 255).round().byte()[:, None, None].repeat(1, *self._sides(target))
+        whole = (torch.tensor(IMAGENET_MEAN) * 255).round().byte()[:, None, None].repeat(1, *self._sides(target))
         labels = torch.full(self._sides(target), 255, dtype=torch.uint8)
         height, width = target.shape
         whole[:, :height, :width], labels[:height, :width] = image, target
@@ -109,6 +108,6 @@ def photometric(image: Tensor, rng: np.random.Generator) -> Tensor:
 def normalized(image: Tensor) -> Tensor:
     """uint8 (N, 3, H, W) to what pretrained trunks want: ImageNet's mean and deviation taken out, in torch's default
     dtype."""
-    mean = torch.tensor(MEAN, device=image.device).view(3, 1, 1)
-    std = torch.tensor(STD, device=image.device).view(3, 1, 1)
+    mean = torch.tensor(IMAGENET_MEAN, device=image.device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=image.device).view(3, 1, 1)
     return image.to(mean.dtype).div(255).sub(mean).div(std)

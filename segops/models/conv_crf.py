@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .. import _checks
+from ..data import IMAGENET_MEAN, IMAGENET_STD
 from ..nn import ConvCRF
 from .model import Criterion, SegmentationModel
+from .parts.colours import Colours
 from .registry import Anchor, Card, create_model, register_model
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 CARD = Card(
     title="Convolutional CRFs for Semantic Segmentation",
@@ -71,8 +69,6 @@ class ConvCRFModel(SegmentationModel):
         {'out': (2, 5, 64, 96), 'aux': (2, 5, 64, 96), 'unary': (2, 5, 64, 96)}
     """
 
-    mean: Tensor
-    std: Tensor
     backbone: SegmentationModel
 
     def __init__(
@@ -100,14 +96,7 @@ class ConvCRFModel(SegmentationModel):
             learn_sigmas=learn_sigmas,
         )
         super().__init__(create_model(model, num_classes=num_classes, **options), crf)
-        self.loss_weights = self.backbone.loss_weights  # type: ignore[misc]
-        for name, values in (("mean", mean), ("std", std)):
-            numbers = torch.tensor(_checks.positives(name, values, 3))
-            self.register_buffer(name, numbers.view(3, 1, 1), persistent=False)
-
-    def colours(self, image: Tensor) -> Tensor:
-        """A normalised image with its colours from 0 to 255."""
-        return 255 * (image * self.std + self.mean)
+        self.colours = Colours(mean, std)
 
     def logits(self, image: Tensor) -> dict[str, Tensor]:
         """The refined logits, and in training all that the model gives."""
@@ -116,6 +105,6 @@ class ConvCRFModel(SegmentationModel):
         refined = self.classifier(maps["out"], self.colours(image))
         return {**maps, "out": refined, "unary": maps["out"]} if self.training else {"out": refined}
 
-    def term(self, name: str, maps: dict[str, Tensor], target: Tensor, criterion: Criterion) -> Tensor:
-        """As the model has it."""
-        return self.backbone.term(name, maps, target, criterion)
+    def loss(self, maps: dict[str, Tensor], target: Tensor, criterion: Criterion | None = None) -> Tensor:
+        """The model's own, of the refined logits."""
+        return self.backbone.loss(maps, target, criterion)

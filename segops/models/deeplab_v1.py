@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from .. import _checks
+from ..data import IMAGENET_MEAN, IMAGENET_STD
 from ..nn import AtrousConv2d, DenseCRF
 from .model import Criterion, SegmentationModel
+from .parts.colours import Colours
 from .parts.vgg import CHANNELS, VGG16, load_imagenet
 from .registry import Anchor, Card, register_model
 
@@ -36,8 +37,6 @@ CARD = Card(
 # Kernel and dilation of the convolution that fc6 became, and channels after it and after fc7.
 HEADS = {"large_fov": (3, 12, 1024), "4x4": (4, 4, 4096), "7x7": (7, 4, 4096)}
 STRIDE = 8
-# What images had taken off and were divided by, in grey levels: the usual numbers of ImageNet, of RGB.
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 class _Head(nn.Sequential):
@@ -68,8 +67,8 @@ class DeepLabV1(SegmentationModel):
         pretrained: ImageNet weights of VGG16. Default no.
         head: ``"large_fov"``, 3 x 3 at rate 12 (default), or the first ones, ``"7x7"`` and ``"4x4"`` at rate 4.
         crf: refine the logits by the dense CRF of the image, in evaluation. Default no.
-        mean, std: three numbers each, of images from 0 to 255, with which the CRF gets the colours back.
-            Default ImageNet's.
+        mean, std: what was taken out of images from 0 to 1, and by what they were divided, with which the CRF gets the
+            colours back. Default ImageNet's.
         channels: of the five stages of the trunk. Default VGG's.
         fc_channels: of the head. Default 1024, for the first heads 4096.
 
@@ -88,9 +87,6 @@ class DeepLabV1(SegmentationModel):
         torch.Size([1, 5, 65, 97])
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         num_classes: int = 21,
@@ -98,8 +94,8 @@ class DeepLabV1(SegmentationModel):
         pretrained: bool = False,
         head: str = "large_fov",
         crf: bool = False,
-        mean: Sequence[float] = MEAN,
-        std: Sequence[float] = STD,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         channels: Sequence[int] = CHANNELS,
         fc_channels: int | None = None,
     ):
@@ -112,9 +108,7 @@ class DeepLabV1(SegmentationModel):
         if pretrained:
             load_imagenet(trunk, *(classifier.fc if head == "7x7" else ()))
         super().__init__(trunk, classifier, align_corners=True)
-        for name, numbers in (("mean", mean), ("std", std)):
-            values = torch.tensor(_checks.positives(name, numbers, 3))
-            self.register_buffer(name, values[:, None, None], persistent=False)
+        self.colours = Colours(mean, std)
         self.crf = (
             None
             if not crf
@@ -136,7 +130,7 @@ class DeepLabV1(SegmentationModel):
         out = super().forward(image)
         if self.crf is None or isinstance(out, dict):
             return out
-        return self.crf(out, image * self.std + self.mean)
+        return self.crf(out, self.colours(image))
 
     def term(self, name: str, maps: dict[str, Tensor], target: Tensor, criterion: Criterion) -> Tensor:
         """The loss at stride 8."""

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from segops.data.augment import MEAN, STD, Augmentation, normalized
+from segops.data import IMAGENET_MEAN as MEAN
+from segops.data import IMAGENET_STD as STD
+from segops.data.augment import Augmentation, normalized
 
 LABELS = torch.arange(12, dtype=torch.uint8).view(3, 4).repeat_interleave(10, 0).repeat_interleave(10, 1)  # 30 x 40
 PHOTO = (20 * LABELS).repeat(3, 1, 1)  # whose colours tell the label

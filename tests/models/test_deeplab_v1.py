@@ -81,8 +81,8 @@ def mean_field(logits: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
 def test_crf_of_the_colours():
     image = torch.randint(0, 256, (1, 3, 5, 6)).repeat_interleave(3, 2).repeat_interleave(2, 3).double()
     image = (image + torch.randint(-5, 6, image.shape)).clamp(0, 255)
-    mean, std = (104.0, 117.0, 123.0), (1.0, 2.0, 50.0)
-    normalised = (image - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    mean, std = (0.4, 0.5, 0.6), (0.01, 0.2, 2.0)
+    normalised = (image / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
     with_crf, without = made(crf=True, mean=mean, std=std), made()
     with_crf.crf.algorithm = "exact"
     with torch.no_grad():

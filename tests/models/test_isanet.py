@@ -46,7 +46,12 @@ def test_trunk():
         model = ISANet()
     trunk = model.backbone
     assert model.align_corners and model.aux_classifier[0].bias is None
-    assert [block.conv2.dilation[0] for block in (*trunk.layer3[:2], *trunk.layer4[:2])] == [2, 2, 4, 4]
+    assert [block.conv2.dilation[0] for block in (*trunk.layer3[:2], *trunk.layer4[:2])] == [
+        1,
+        2,
+        2,
+        4,
+    ] and trunk.maxpool.ceil_mode
 
 
 @pytest.mark.parametrize("option", ["num_classes", "channels", "down_factor"])

@@ -10,8 +10,9 @@ from ...nn import accelerate
 
 STRIDES = (8, 16, 32)
 # Where a stage keeps its resolution, its first block
-#   torchvision: has the dilation of the stage before (PyTorch-Encoding, mmseg's contract_dilation, EMANet);
-#   semseg:      has that of its other blocks (PSPNet, PSANet, OCNet, CCNet, openseg);
+#   torchvision: has the dilation of the stage before (PyTorch-Encoding, openseg, EMANet, mmseg's
+#                contract_dilation);
+#   semseg:      has that of its other blocks (PSPNet, PSANet, OCNet, CCNet);
 #   caffe:       the same, and every stage strides in its first 1 x 1 convolution (DeepLab v2, Caffe's PSPNet).
 CONVENTIONS = ("torchvision", "semseg", "caffe")
 
