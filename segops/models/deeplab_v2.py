@@ -13,6 +13,7 @@ from .. import _checks
 from ..ops import aspp
 from .model import Criterion, SegmentationModel, check_image, resize
 from .parts.encoder import encoder as make_encoder
+from .parts.vgg import VGG16
 from .registry import Anchor, Card, register_model
 
 SCALES = {"scale_1": 1.0, "scale_0.75": 0.75, "scale_0.5": 0.5}
@@ -24,35 +25,49 @@ CARD = Card(
     venue="PAMI",
     url="https://arxiv.org/abs/1606.00915",
     family="atrous",
-    canonical="ResNet-101 in Caffe's form at stride 8, ASPP-L, maximum over three scales; without the dense CRF",
+    canonical="ResNet-101 in Caffe's form at stride 8, ASPP-L, maximum over three scales; without the dense CRF. "
+    "encoder='vgg16' is the paper's ASPP-L on VGG16",
     uncertain="Images, logits and labels of other scales are interpolated with corners aligned, as Caffe does: 321 "
-    "pixels become 241 and 161. A known PyTorch version has half-pixel centres instead.",
+    "pixels become 241 and 161. A known PyTorch version has half-pixel centres instead. That VGG16 has "
+    "one scale is from memory.",
     fidelity="structural",
     kernels=("atrous_conv2d", "aspp"),
     anchors=(
         Anchor(44_048_532, {"encoder": "resnet101", "num_classes": 21}, "a PyTorch version of the authors' weights"),
+        Anchor(37_877_652, {"encoder": "vgg16", "num_classes": 21}, "a repost of the authors' definition of layers"),
     ),
     small={"encoder": "resnet18", "num_classes": 5},
 )
 
 
 class SummedASPP(nn.Module):
-    """3 x 3 convolutions to logits at several rates, with bias; their sum, in one call of :func:`segops.aspp`."""
+    """3 x 3 convolutions at several rates, with bias, in one call of :func:`segops.aspp`: to logits, which are summed;
+    or, VGG16's, to ``channels``, and each branch has two layers more before the sum."""
 
-    def __init__(self, in_channels: int, num_classes: int, rates: Sequence[int]):
+    def __init__(self, in_channels: int, num_classes: int, rates: Sequence[int], channels: int | None = None):
         super().__init__()
         _checks.count("num_classes", num_classes, 1)
         self.rates = [_checks.count(f"rates[{i}]", rate, 1) for i, rate in enumerate(rates)]
+        out_channels = num_classes if channels is None else channels
         self.branches = nn.ModuleList(
-            nn.Conv2d(in_channels, num_classes, 3, padding=rate, dilation=rate) for rate in self.rates
+            nn.Conv2d(in_channels, out_channels, 3, padding=rate, dilation=rate) for rate in self.rates
         )
+        self.rest = nn.ModuleList(_fc7_fc8(channels, num_classes) for _ in self.rates if channels is not None)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """The features to logits."""
         branches: list[Any] = list(self.branches)
         weights, biases = [branch.weight for branch in branches], [branch.bias for branch in branches]
-        out: Any = aspp(features[-1], weights, biases, self.rates, combine="sum")
-        return out
+        combine = "list" if len(self.rest) else "sum"
+        outs: Any = aspp(features[-1], weights, biases, self.rates, combine=combine)
+        if combine == "sum":
+            return outs
+        return reduce(torch.add, (rest(out) for rest, out in zip(self.rest, outs, strict=True)))
+
+
+def _fc7_fc8(channels: int, num_classes: int) -> nn.Sequential:
+    fc7, fc8 = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, num_classes, 1)
+    return nn.Sequential(nn.ReLU(), nn.Dropout(0.5), fc7, nn.ReLU(), nn.Dropout(0.5), fc8)
 
 
 @register_model("deeplab_v2", CARD)
@@ -63,11 +78,11 @@ class DeepLabV2(SegmentationModel):
 
     Args:
         num_classes: K. Default 21, Pascal VOC's.
-        encoder: a ResNet of timm. Default ``resnet101``.
+        encoder: a ResNet of timm, or ``vgg16``. Default ``resnet101``.
         pretrained: ImageNet weights of the trunk. Default no.
-        output_stride: 8, 16 or 32. Default 8.
+        output_stride: 8, 16 or 32; of VGG16, 8. Default 8.
         rates: of the convolutions that are summed. Default (6, 12, 18, 24), the paper's ASPP-L.
-        multi_scale: the three scales, or the first alone. Default yes.
+        multi_scale: the three scales, or the first alone. Default yes, with VGG16 no.
         frozen_norm: batch normalisation keeps its statistics and parameters in training, as in the paper. Default
             where ``pretrained``; without that the statistics are those of no data.
 
@@ -97,14 +112,22 @@ class DeepLabV2(SegmentationModel):
         pretrained: bool = False,
         output_stride: int = 8,
         rates: Sequence[int] = (6, 12, 18, 24),
-        multi_scale: bool = True,
+        multi_scale: bool | None = None,
         frozen_norm: bool | None = None,
     ):
-        trunk = make_encoder(
-            encoder, output_stride=output_stride, pretrained=pretrained, convention="caffe", ceil_mode=True
-        )
-        super().__init__(trunk, SummedASPP(trunk.channels[-1], num_classes, rates), align_corners=True)
-        self.multi_scale = multi_scale
+        vgg = encoder == "vgg16"
+        if vgg:
+            if output_stride != 8:
+                raise ValueError(f"output_stride: expected 8 of vgg16, got {output_stride!r}")
+            pools = [(3, 2)] * 3 + [(3, 1)] * 2
+            trunk: Any = VGG16(pools=pools, dilations=(1, 1, 1, 1, 2), pretrained=pretrained)
+        else:
+            trunk = make_encoder(
+                encoder, output_stride=output_stride, pretrained=pretrained, convention="caffe", ceil_mode=True
+            )
+        head = SummedASPP(trunk.channels[-1], num_classes, rates, 1024 if vgg else None)
+        super().__init__(trunk, head, align_corners=True)
+        self.multi_scale = not vgg if multi_scale is None else multi_scale
         self.frozen_norm = pretrained if frozen_norm is None else frozen_norm
         if self.frozen_norm:
             for norm in self._norms():

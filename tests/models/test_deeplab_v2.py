@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from plain_layers import error, randomise
+from plain_layers import convolved, error, randomise
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
@@ -42,6 +42,30 @@ def test_sum_is_one_convolution_with_a_sparse_kernel():
         kernel[:, :, 24 - rate : 25 + rate : rate, 24 - rate : 25 + rate : rate] += branch.weight.detach()
     x = torch.randn(2, 6, 41, 33, dtype=torch.float64)
     expected = F.conv2d(x, kernel, sum(branch.bias for branch in head.branches), padding=24)
+    assert error(head([x]), expected) <= 1e-10
+
+
+def test_vgg16():
+    with FakeTensorMode():
+        model = DeepLabV2(encoder="vgg16").train()
+        maps = model(torch.empty(2, 3, 321, 321))
+    assert {name: m.shape[-1] for name, m in maps.items()} == {"out": 321, "fused": 41, "scale_1": 41}
+    rates = [{m.dilation[0] for m in stage if isinstance(m, nn.Conv2d)} for stage in model.backbone.stages]
+    assert rates == [{1}, {1}, {1}, {1}, {2}] and len(model.backbone.pools) == 5
+    assert [(pool.kernel_size, pool.stride, pool.padding) for pool in model.backbone.pools][2:4] == [
+        (3, 2, 1),
+        (3, 1, 1),
+    ]
+
+
+def test_head_of_vgg16():
+    torch.manual_seed(0)
+    head = randomise(SummedASPP(6, 4, (6, 12, 18, 24), 5).double().eval())
+    x = torch.randn(2, 6, 31, 29, dtype=torch.float64)
+    expected = torch.zeros(2, 4, 31, 29, dtype=torch.float64)
+    for fc6, rest, rate in zip(head.branches, head.rest, (6, 12, 18, 24), strict=True):
+        fc7, fc8 = (m for m in rest if isinstance(m, nn.Conv2d))
+        expected = expected + convolved(convolved(convolved(x, fc6, rate).relu(), fc7).relu(), fc8)
     assert error(head([x]), expected) <= 1e-10
 
 
@@ -101,7 +125,12 @@ def test_frozen_normalisation():
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"output_stride": 4}, "output_stride"), ({"rates": (6, 0)}, "rates"), ({"encoder": "resnet"}, "encoder")],
+    [
+        ({"encoder": "vgg16", "output_stride": 16}, "output_stride"),
+        ({"output_stride": 4}, "output_stride"),
+        ({"rates": (6, 0)}, "rates"),
+        ({"encoder": "resnet"}, "encoder"),
+    ],
 )
 def test_bad_options(options, named):
     with pytest.raises(ValueError, match=named):
