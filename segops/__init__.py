@@ -49,7 +49,21 @@ _HOME = {
     "backend": "_backends",
     "explain": "_backends",
 }
-_MODULES = ("compat", "inference", "kernels", "losses", "metrics", "models", "nn", "ops", "reference", "testing", "viz")
+_MODULES = (
+    "compat",
+    "data",
+    "inference",
+    "kernels",
+    "losses",
+    "metrics",
+    "models",
+    "nn",
+    "ops",
+    "reference",
+    "testing",
+    "training",
+    "viz",
+)
 
 __all__ = ["__version__", *_HOME]
 

@@ -14,7 +14,8 @@ from .parts.fcn_head import FCNHead
 from .parts.layers import conv_norm_act
 from .registry import Anchor, Card, register_model
 
-VARIANTS = ("torchvision", "paper")
+# Channels of the pooling, and dropout after it.
+VARIANTS = {"torchvision": (256, 0.5), "paper": (256, 0.0), "mmseg": (512, 0.1)}
 CARD = Card(
     title="Rethinking Atrous Convolution for Semantic Image Segmentation",
     authors="Chen, Papandreou, Schroff, Adam",
@@ -37,18 +38,23 @@ CARD = Card(
             {"encoder": "resnet101", "num_classes": 21, "variant": "paper"},
             "torchvision's without aux and without the extra 3 x 3 convolution, 590,336",
         ),
+        Anchor(68_113_030, {"encoder": "resnet50c", "num_classes": 19, "variant": "mmseg"}, "mmseg's layers"),
     ),
     small={"encoder": "resnet18", "num_classes": 5},
 )
 
 
 class DeepLabV3Head(nn.Sequential):
-    """ASPP, a 3 x 3 convolution (torchvision's alone), the classifier."""
+    """ASPP, its branches joined by 3 x 3 in mmseg's; torchvision's 3 x 3 convolution; the classifier."""
 
-    def __init__(self, in_channels: int, num_classes: int, rates: Sequence[int], *, extra: bool, dropout: float):
+    def __init__(self, in_channels: int, num_classes: int, rates: Sequence[int], variant: str):
         _checks.count("num_classes", num_classes, 1)
-        between = conv_norm_act(256, 256) if extra else ()
-        super().__init__(ASPP(in_channels, rates, dropout=dropout), *between, nn.Conv2d(256, num_classes, 1))
+        channels, dropout = VARIANTS[variant]
+        pooling = ASPP(in_channels, rates, channels, dropout=dropout)
+        if variant == "mmseg":
+            pooling.project[0] = nn.Conv2d((len(rates) + 2) * channels, channels, 3, padding=1, bias=False)
+        between = conv_norm_act(channels, channels) if variant == "torchvision" else ()
+        super().__init__(pooling, *between, nn.Conv2d(channels, num_classes, 1))
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """The features to logits."""
@@ -62,8 +68,9 @@ class DeepLabV3(SegmentationModel):
     Args:
         num_classes: K. Default 21, Pascal VOC's.
         encoder: a trunk of timm; the paper's variant takes ResNets. Default ``resnet50``.
-        variant: ``"torchvision"`` (default), or ``"paper"``: with multi-grid, without the 3 x 3 convolution after the
-            pooling, dropout and the auxiliary head.
+        variant: ``"torchvision"`` (default); ``"paper"``: with multi-grid, without the 3 x 3 convolution after the
+            pooling, dropout and the auxiliary head; ``"mmseg"``: with 512 channels, joined by a 3 x 3 convolution
+            (its branches are concatenated in another order there).
         pretrained: ImageNet weights of the trunk. Default no.
         output_stride: 8, 16 or 32; the rates are 96 / stride times (1, 2, 3). Default 8, the paper's 16.
         multi_grid: factors of the dilations of a ResNet's last stage, one for each block. Default none, the paper's
@@ -96,7 +103,7 @@ class DeepLabV3(SegmentationModel):
         multi_grid: Sequence[int] | None = None,
         aux: bool | None = None,
     ):
-        paper = _checks.choice("variant", variant, VARIANTS) == "paper"
+        paper = _checks.choice("variant", variant, [*VARIANTS]) == "paper"
         if output_stride is None:
             output_stride = 16 if paper else 8
         if multi_grid is None and paper:
@@ -110,6 +117,6 @@ class DeepLabV3(SegmentationModel):
         )
         *_, c4, c5 = trunk.channels
         rates = [96 // output_stride * i for i in (1, 2, 3)]
-        head = DeepLabV3Head(c5, num_classes, rates, extra=not paper, dropout=0.0 if paper else 0.5)
+        head = DeepLabV3Head(c5, num_classes, rates, variant)
         with_aux = not paper if aux is None else aux
         super().__init__(trunk, head, FCNHead(c4, num_classes, index=-2) if with_aux else None)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor, nn
+
+from .. import _checks
 from .model import SegmentationModel
 from .parts.encoder import encoder as make_encoder
 from .parts.fcn_head import FCNHead
+from .parts.layers import conv_norm_act
 from .registry import Anchor, Card, register_model
 
 CARD = Card(
@@ -23,9 +28,30 @@ CARD = Card(
         Anchor(32_957_013, {"encoder": "resnet50", "num_classes": 21, "aux": False}, "torchvision"),
         Anchor(54_314_346, {"encoder": "resnet101", "num_classes": 21}, "torchvision"),
         Anchor(51_949_141, {"encoder": "resnet101", "num_classes": 21, "aux": False}, "torchvision"),
+        Anchor(49_497_734, {"encoder": "resnet50c", "num_classes": 19, "variant": "mmseg"}, "mmseg's layers"),
     ),
     small={"encoder": "resnet18", "num_classes": 5},
 )
+
+
+VARIANTS = ("torchvision", "mmseg")
+
+
+class WideFCNHead(nn.Module):
+    """mmseg's: two 3 x 3 convolutions, a third over their result and what came in, the classifier."""
+
+    def __init__(self, in_channels: int, num_classes: int, channels: int = 512):
+        super().__init__()
+        _checks.count("num_classes", num_classes, 1)
+        self.convs = nn.Sequential(conv_norm_act(in_channels, channels), conv_norm_act(channels, channels))
+        self.merge = conv_norm_act(in_channels + channels, channels)
+        self.dropout = nn.Dropout2d(0.1)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """The features to logits."""
+        x = features[-1]
+        return self.classifier(self.dropout(self.merge(torch.cat([x, self.convs(x)], 1))))
 
 
 @register_model("fcn", CARD)
@@ -35,6 +61,7 @@ class FCN(SegmentationModel):
     Args:
         num_classes: K. Default 21, Pascal VOC's.
         encoder: a trunk of timm. Default ``resnet50``.
+        variant: ``"torchvision"`` (default), or ``"mmseg"`` with its wider head.
         pretrained: ImageNet weights of the trunk. Default no.
         output_stride: 8, 16 or 32. Default 8.
         aux: the auxiliary head of training. Default yes.
@@ -58,10 +85,12 @@ class FCN(SegmentationModel):
         num_classes: int = 21,
         encoder: str = "resnet50",
         *,
+        variant: str = "torchvision",
         pretrained: bool = False,
         output_stride: int = 8,
         aux: bool = True,
     ):
+        head = WideFCNHead if _checks.choice("variant", variant, VARIANTS) == "mmseg" else FCNHead
         trunk = make_encoder(encoder, output_stride=output_stride, pretrained=pretrained)
         *_, c4, c5 = trunk.channels
-        super().__init__(trunk, FCNHead(c5, num_classes), FCNHead(c4, num_classes, index=-2) if aux else None)
+        super().__init__(trunk, head(c5, num_classes), FCNHead(c4, num_classes, index=-2) if aux else None)

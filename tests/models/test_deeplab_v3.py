@@ -59,15 +59,17 @@ def test_default_strides():
             assert DeepLabV3(21, "resnet50", variant=variant).classifier[0].rates == rates
 
 
-def test_head_of_the_paper():
+@pytest.mark.parametrize(("variant", "channels"), [("paper", 256), ("mmseg", 512)])
+def test_heads_without_an_extra_convolution(variant, channels):
     torch.manual_seed(0)
-    head = randomise(DeepLabV3(5, "resnet18", variant="paper", multi_grid=(1, 2)).classifier.double().eval())
+    model = DeepLabV3(5, "resnet18", variant=variant, output_stride=16, multi_grid=(1, 2))
+    head = randomise(model.classifier.double().eval())
     x = torch.randn(2, 512, 13, 17, dtype=torch.float64)
     aspp, classifier = head
     one, *holes, pooled = aspp.convs
     branches = [layer(x, one[0], one[1])]
     branches += [layer(x, b[0], b[1], rate) for b, rate in zip(holes, (6, 12, 18), strict=True)]
-    branches.append(layer(x.mean((2, 3), keepdim=True), pooled[1], pooled[2]).expand(2, 256, 13, 17))
+    branches.append(layer(x.mean((2, 3), keepdim=True), pooled[1], pooled[2]).expand(2, channels, 13, 17))
     expected = layer(torch.cat(branches, 1), aspp.project[0], aspp.project[1])
     expected = torch.einsum("nchw,kc->nkhw", expected, classifier.weight[..., 0, 0]) + classifier.bias[:, None, None]
     assert error(head([x]), expected) <= 1e-10

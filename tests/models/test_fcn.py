@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
+from plain_layers import convolved, error, layer, randomise
 
 from segops.models import FCN, encoder
 
@@ -31,12 +32,22 @@ LAYERS = {
 def test_dilations_of_the_trunk(convention):
     with torch.device("meta"):
         trunk = encoder("resnet50", output_stride=8, convention=convention)
-    for layer, expected in zip((trunk.layer2, trunk.layer3, trunk.layer4), LAYERS[convention], strict=True):
-        convs = [block.conv2 for block in layer[:2]]
+    for stage, expected in zip((trunk.layer2, trunk.layer3, trunk.layer4), LAYERS[convention], strict=True):
+        convs = [block.conv2 for block in stage[:2]]
         assert [(c.stride[0], c.dilation[0]) for c in convs] == expected
         assert all(c.padding == c.dilation for c in convs)
     assert trunk.layer2[0].conv1.stride[0] == (2 if convention == "caffe" else 1)
     assert trunk.layer2[0].downsample[0].stride == (2, 2) and trunk.layer3[0].downsample[0].stride == (1, 1)
+
+
+def test_wide_head():
+    head = randomise(FCN(3, "resnet18", variant="mmseg").classifier.double().eval())
+    x = torch.randn(2, 512, 5, 7, dtype=torch.float64)
+    y = layer(layer(x, *head.convs[0][:2]), *head.convs[1][:2])
+    y = layer(torch.cat([x, y], 1), *head.merge[:2])
+    assert error(head([x]), convolved(y, head.classifier)) <= 1e-10
+    with pytest.raises(ValueError, match="variant"):
+        FCN(3, "resnet18", variant="own")
 
 
 def test_multi_grid():
