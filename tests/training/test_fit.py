@@ -111,6 +111,28 @@ def test_fine_tuning_starts_from_the_weights(run, tmp_path):
     assert (one - other).abs().max() <= 1e-10
 
 
+def test_all_options_in_one_run(tmp_path):
+    more = {
+        "precision": "bf16-mixed",
+        "batch_size": 4,
+        "accumulate": 2,
+        "clip": 1.0,
+        "ema": 0.5,
+        "warmup": 1,
+        "optimizer": "sgd",
+        "loss": "ohem_cross_entropy+0.5*dice_loss",
+        "class_weights": "median_frequency",
+        "size": (64, 80),
+    }
+    fit(Recipe(**{**SMALL, **more}), tmp_path, progress=False)
+    state = torch.load(tmp_path / LAST, weights_only=True)
+    assert state["global_step"] == 2 * (16 // 4 // 2)
+    assert np.isfinite(log(tmp_path)["train/loss"]).all()
+    task = load_task(tmp_path)
+    assert task.criterion.losses["dice_loss"].class_weight.shape == (6,)
+    assert segment(task, Scenes("val").read(0)[0], Inference()).shape == (6, 96, 128)  # whose size is not the recipe's
+
+
 @pytest.mark.parametrize("name", [BEST, "other"])
 def test_files_that_are_no_checkpoints(name, tmp_path):
     (tmp_path / BEST).write_bytes(b"no checkpoint")
