@@ -10,9 +10,10 @@ from torch.nn import functional as F
 def randomise(model: nn.Module) -> nn.Module:
     """Parameters and statistics away from their first values, zeros and ones of which would hide faults."""
     with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers()):
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if tensor.is_floating_point():
-                tensor += 0.1 * torch.rand_like(tensor)
+                noise = torch.rand_like(tensor) if name.endswith("running_var") else torch.randn_like(tensor)
+                tensor += 0.1 * noise
     return model
 
 
