@@ -98,7 +98,8 @@ def conv_crf(
     _checks.choice("start", start, STARTS)
     wide = _checks.widened(logits)
     blur = min(blur, max(logits.shape[2:]))  # one cell is all of the map
-    with torch.autocast(logits.device.type, enabled=False):  # for what stands around the operators
+    device = "cpu" if logits.device.type == "meta" else logits.device.type  # meta tensors have no autocast
+    with torch.autocast(device, enabled=False):  # for what stands around the operators
         weight = _weight("unary_weight", unary_weight, logits.shape[1], wide)
         sigma_rgb = _sigmas("bilateral_sigma_rgb", bilateral_sigma_rgb, image.shape[1], wide)
         spatial = _window(filter_size, blur, _sigmas("spatial_sigma", spatial_sigma, 2, wide))
