@@ -74,8 +74,8 @@ def show(rows: list[dict[str, Any]]) -> None:
     table.add_column("model", no_wrap=True)
     for column in ("year", "parameters", "multiply-adds"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("family")
-    table.add_column("kernels")
+    table.add_column("family", overflow="fold")
+    table.add_column("kernels", overflow="fold")
     for r in rows:
         table.add_row(
             r["name"], str(r["year"]), millions(r["parameters"]), billions(r["multiply_adds"]), r["family"],
