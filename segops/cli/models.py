@@ -136,12 +136,13 @@ def page(r: dict[str, Any]) -> Iterator[str]:
     from segops.models import model_card
 
     card = model_card(r["name"])
-    options = "".join(f", {name}={value!r}" for name, value in r["options"].items())
+    call = ", ".join([f'"{r["name"]}"', *told(r["options"])])
     yield f"# {r['name']}\n"
     yield "Made by `python -m segops models --pages docs/models` from the card in the code; do not edit it.\n"
     yield f"{card.authors}, *[{card.title}]({card.url})*, {card.venue} {card.year}. Family: {card.family}.\n"
     yield "```python"
-    yield f'model = segops.models.create_model("{r["name"]}"{options})'
+    line = f"model = segops.models.create_model({call})"
+    yield line if len(line) <= 120 else f"model = segops.models.create_model(\n    {call}\n)"
     yield "```\n"
     yield f"- **What is built**: {card.canonical}."
     yield f"- **What the sources leave open**: {card.uncertain or 'nothing.'}"
@@ -155,5 +156,9 @@ def page(r: dict[str, Any]) -> Iterator[str]:
         yield "\n| parameters | options | source |"
         yield "| --- | --- | --- |"
         for anchor in card.anchors:
-            told = ", ".join(f"{name}={value!r}" for name, value in anchor.options.items()) or "defaults"
-            yield f"| {anchor.parameters:,} | `{told}` | {anchor.source} |"
+            yield f"| {anchor.parameters:,} | `{', '.join(told(anchor.options)) or 'defaults'}` | {anchor.source} |"
+
+
+def told(options: dict[str, Any]) -> list[str]:
+    """NAME=VALUE, as they are written in a call."""
+    return [f"{name}={json.dumps(x) if isinstance(x, str) else repr(x)}" for name, x in options.items()]
