@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ Pair = tuple[Tensor, Tensor]
 Augmentation = Callable[[Tensor, Tensor, Sequence[int]], Pair]
 
 
-class SegmentationData(Dataset[Pair]):
+class SegmentationData(Dataset[Pair], ABC):
     """What all data sets share: names of classes, colours, and items that are resized and augmented.
 
     Args:
@@ -46,16 +47,17 @@ class SegmentationData(Dataset[Pair]):
         self.names, self.colours, self.augment, self.seed = list(names), colours, augment, seed
         self.size = None if size is None else _checks.pair("size", size, 1)
 
+    @abstractmethod
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Photo and mask as they are stored."""
-        raise NotImplementedError
 
     def label(self, index: int) -> str:
         """What an item is called."""
         return f"{index:05d}"
 
+    @abstractmethod
     def __len__(self) -> int:
-        raise NotImplementedError
+        """How many there are."""
 
     def __getitem__(self, key: int | tuple[int, int]) -> Pair:
         epoch, index = key if isinstance(key, tuple) else (0, key)
