@@ -95,5 +95,7 @@ class CCNet(SegmentationModel):
             encoder, output_stride=output_stride, pretrained=pretrained, convention="semseg", ceil_mode=True
         )
         *_, c4, c5 = trunk.channels
-        dsn = FCNHead(c4, num_classes, channels, index=-2, bias=True, act=LEAKY_RELU) if aux else None
-        super().__init__(trunk, RCCAHead(c5, num_classes, channels, recurrence), dsn, align_corners=True)
+        head, dsn = RCCAHead(c5, num_classes, channels, recurrence), None
+        if aux:
+            dsn = FCNHead(c4, num_classes, channels, index=-2, bias=True, whole_channels=True, act=LEAKY_RELU)
+        super().__init__(trunk, head, dsn, align_corners=True)

@@ -87,5 +87,5 @@ class ISANet(SegmentationModel):
         _checks.count("channels", channels, 2)
         trunk = make_encoder(encoder, output_stride=output_stride, pretrained=pretrained, ceil_mode=True)
         *_, c4, c5 = trunk.channels
-        dsn = FCNHead(c4, num_classes, channels, index=-2, dropout=0.05) if aux else None
+        dsn = FCNHead(c4, num_classes, channels, index=-2, dropout=0.05, whole_channels=True) if aux else None
         super().__init__(trunk, ISAHead(c5, num_classes, channels, down_factor), dsn, align_corners=True)

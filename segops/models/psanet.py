@@ -96,5 +96,5 @@ class PSANet(SegmentationModel):
         _checks.count("channels", channels, 1)
         trunk = make_encoder(encoder, output_stride=output_stride, pretrained=pretrained, convention="semseg")
         *_, c4, c5 = trunk.channels
-        aux_head = FCNHead(c4, num_classes, index=-2) if aux else None
+        aux_head = FCNHead(c4, num_classes, index=-2, whole_channels=True) if aux else None
         super().__init__(trunk, PSAHead(c5, num_classes, channels, mask_size), aux_head, align_corners=True)

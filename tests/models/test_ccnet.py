@@ -51,6 +51,7 @@ def test_trunk():
     assert trunk.maxpool.ceil_mode and model.align_corners
     assert [block.conv2.dilation[0] for block in (*trunk.layer3[:2], *trunk.layer4[:2])] == [2, 2, 4, 4]
     assert model.aux_classifier[0].bias is not None and model.aux_classifier[2].negative_slope == 0.01
+    assert isinstance(model.aux_classifier[3], torch.nn.Dropout2d) and model.aux_classifier[3].p == 0.1
     assert model.backbone(torch.empty(1, 3, 769, 769, device="meta"))[-1].shape[2:] == (97, 97)
 
 

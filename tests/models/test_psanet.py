@@ -52,6 +52,7 @@ def test_trunk_and_masks():
     trunk = model.backbone
     assert [block.conv2.dilation[0] for block in (*trunk.layer3[:2], *trunk.layer4[:2])] == [2, 2, 4, 4]
     assert model.align_corners and trunk.conv1[0].kernel_size == (3, 3)
+    assert isinstance(model.aux_classifier[3], torch.nn.Dropout2d) and model.aux_classifier[3].p == 0.1
     small = model.backbone(torch.empty(1, 3, 465, 465, device="meta"))[-1].shape[-1]
     assert small == 59 and model.classifier[0].mask_size == (59, 59)  # 2 x 30 - 1, for the shrunken map of 30
 

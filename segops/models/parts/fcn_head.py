@@ -17,7 +17,9 @@ class FCNHead(nn.Sequential):
         channels: between the two convolutions. Default C / 4, torchvision's.
         index: which of the features to read. Default the last; -2 is the auxiliary head's.
         bias: whether the first convolution has one.
-        dropout: probability of nn.Dropout.
+        dropout: its probability.
+        whole_channels: drop channels, as semseg and its followers do, and not single numbers, as torchvision does.
+            Default no.
         act: the activation. Default ReLU.
 
     Raises:
@@ -36,13 +38,14 @@ class FCNHead(nn.Sequential):
         index: int = -1,
         bias: bool = False,
         dropout: float = 0.1,
+        whole_channels: bool = False,
         act: Activation = nn.ReLU,
     ):
         inner = in_channels // 4 if channels is None else channels
         _checks.count("num_classes", num_classes, 1)
         super().__init__(
             *conv_norm_act(in_channels, inner, bias=bias, act=act),
-            nn.Dropout(dropout),
+            nn.Dropout2d(dropout) if whole_channels else nn.Dropout(dropout),
             nn.Conv2d(inner, num_classes, 1),
         )
         self.index = index
