@@ -9,7 +9,7 @@ from .. import _checks
 from .model import SegmentationModel
 from .parts.encoder import encoder as make_encoder
 from .parts.fcn_head import FCNHead
-from .parts.layers import LEAKY_RELU, conv_norm_act
+from .parts.layers import LEAKY_RELU, Activation, conv_norm_act
 from .parts.object_context import ObjectContext
 from .registry import Anchor, Card, register_model
 
@@ -21,7 +21,9 @@ CARD = Card(
     url="https://arxiv.org/abs/1809.00916",
     family="attention",
     canonical="the authors' code: ResNet-101 with a deep stem and base, pyramid or ASP object context",
-    uncertain="Where a map has fewer rows than the pyramid's partition, the last cell has them all.",
+    uncertain="Where a map has fewer rows than the pyramid's partition, the last cell has them all. The authors' "
+    "network of the pyramid has no activation in front of it and in its auxiliary head, unlike their other two; nor "
+    "has this.",
     fidelity="structural",
     kernels=("nonlocal_attention", "atrous_conv2d"),
     anchors=(
@@ -86,9 +88,9 @@ CONTEXTS = {"base": BaseContext, "pyramid": PyramidContext, "asp": ASPContext}
 class OCHead(nn.Sequential):
     """Reduction, object context, classifier."""
 
-    def __init__(self, in_channels: int, num_classes: int, channels: int, variant: str):
+    def __init__(self, in_channels: int, num_classes: int, channels: int, variant: str, act: Activation):
         context = CONTEXTS[variant](channels)
-        reduce = conv_norm_act(in_channels, channels, bias=True, act=LEAKY_RELU)
+        reduce = conv_norm_act(in_channels, channels, bias=True, act=act)
         super().__init__(reduce, context, nn.Conv2d(channels, num_classes, 1))
 
     def forward(self, features: list[Tensor]) -> Tensor:
@@ -141,5 +143,9 @@ class OCNet(SegmentationModel):
             encoder, output_stride=output_stride, pretrained=pretrained, convention="semseg", ceil_mode=True
         )
         *_, c4, c5 = trunk.channels
-        dsn = FCNHead(c4, num_classes, channels, index=-2, bias=True, dropout=0.05, act=LEAKY_RELU) if aux else None
-        super().__init__(trunk, OCHead(c5, num_classes, channels, variant), dsn, align_corners=True)
+        act: Activation = nn.Identity if variant == "pyramid" else LEAKY_RELU  # the authors' networks differ here
+        head, dsn = OCHead(c5, num_classes, channels, variant, act), None
+        if aux:
+            rate = 0.1 if variant == "asp" else 0.05
+            dsn = FCNHead(c4, num_classes, channels, index=-2, bias=True, dropout=rate, whole_channels=True, act=act)
+        super().__init__(trunk, head, dsn, align_corners=True)

@@ -58,7 +58,9 @@ def test_head_against_plain_attention(variant):
     model = OCNet(3, "resnet18", variant=variant.__name__, channels=16)
     reduce, block, classifier = head = randomise(model.classifier.double().eval())
     x = torch.randn(2, 512, 14, 19, dtype=torch.float64)
-    expected = convolved(variant(layer(x, *reduce[:2]), block), classifier)
+    y = normalised(convolved(x, reduce[0]), reduce[1])
+    y = y if variant is pyramid else F.leaky_relu(y, 0.01)  # that of the pyramid has no activation here
+    expected = convolved(variant(y, block), classifier)
     assert error(head([x]), expected) <= 1e-10
 
 
@@ -72,6 +74,15 @@ def test_context_is_nothing_at_first():
 def test_small_images(variant, size):
     model = OCNet(3, "resnet18", variant=variant, channels=16).eval()
     assert model(torch.randn(1, 3, *size)).shape == (1, 3, *size)
+
+
+@pytest.mark.parametrize(("variant", "slope", "rate"), [("base", 0.01, 0.05), ("pyramid", 1, 0.05), ("asp", 0.01, 0.1)])
+def test_auxiliary_head(variant, slope, rate):
+    head = randomise(OCNet(3, "resnet18", variant=variant, channels=16).aux_classifier.double().eval())
+    c4 = torch.randn(2, 256, 5, 6, dtype=torch.float64)
+    y = F.leaky_relu(normalised(convolved(c4, head[0]), head[1]), slope)
+    assert error(head([c4, c4.new_zeros(1)]), convolved(y, head[4])) <= 1e-10
+    assert isinstance(head[3], torch.nn.Dropout2d) and head[3].p == rate
 
 
 def test_trunk():
