@@ -20,8 +20,7 @@ CARD = Card(
     url="https://arxiv.org/abs/1908.07678",
     family="attention",
     canonical="the authors' code: ResNet-101 with a deep stem, pyramids of 1, 3, 6 and 8 rows, 110 keys",
-    uncertain="The authors' code has the leaky ReLU of in-place normalisation; the paper and this model have ReLU. "
-    "That the trunk is dilated as openseg's, to which their code is related, is taken for granted.",
+    uncertain="",
     fidelity="structural",
     kernels=("asymmetric_nonlocal", "pyramid_pool", "atrous_conv2d"),
     anchors=(
@@ -89,5 +88,7 @@ class ANN(SegmentationModel):
         _checks.count("channels", channels, 2)
         trunk = make_encoder(encoder, output_stride=output_stride, pretrained=pretrained, ceil_mode=True)
         *_, c4, c5 = trunk.channels
-        dsn = FCNHead(c4, num_classes, channels, index=-2, bias=True) if aux else None
-        super().__init__(trunk, ANNHead(c4, c5, num_classes, channels), dsn, align_corners=True)
+        head, dsn = ANNHead(c4, c5, num_classes, channels), None
+        if aux:
+            dsn = FCNHead(c4, num_classes, channels, index=-2, bias=True, dropout=0.05, whole_channels=True)
+        super().__init__(trunk, head, dsn, align_corners=True)

@@ -71,7 +71,7 @@ class APNB(_Asymmetric):
     with batch normalisation and ReLU gives queries and keys, one for both; another convolution gives values;
     :func:`segops.asymmetric_nonlocal` with scale ``key_channels**-0.5``; a convolution back to ``channels``, which
     starts at **zero**; its result and the input concatenated, 1x1 convolution, batch normalisation, ReLU, dropout.
-    The authors' code has leaky ReLU where the paper and this module have ReLU. All convolutions have a bias.
+    All convolutions have a bias.
 
     Args:
         channels: of the input, 512 in the paper. At its widths the block has 920,576 parameters.

@@ -46,12 +46,9 @@ def test_trunk():
     with torch.device("meta"):
         model = ANN()
     trunk = model.backbone
-    assert [block.conv2.dilation[0] for block in (*trunk.layer3[:2], *trunk.layer4[:2])] == [
-        1,
-        2,
-        2,
-        4,
-    ] and trunk.maxpool.ceil_mode
+    assert trunk.maxpool.ceil_mode
+    assert [block.conv2.dilation[0] for block in (*trunk.layer3[:2], *trunk.layer4[:2])] == [1, 2, 2, 4]
+    assert isinstance(model.aux_classifier[3], torch.nn.Dropout2d) and model.aux_classifier[3].p == 0.05
     assert model.align_corners and model.aux_classifier[0].bias is not None
 
 

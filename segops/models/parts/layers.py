@@ -10,7 +10,7 @@ from torch import nn
 from ...nn import AtrousConv2d
 
 Activation = Callable[[], nn.Module]
-# Of in-place batch normalisation, which CCNet, OCNet and the asymmetric non-local network were trained with.
+# Of in-place batch normalisation, which CCNet and OCNet were trained with.
 LEAKY_RELU = partial(nn.LeakyReLU, 0.01)
 
 
