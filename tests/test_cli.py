@@ -211,10 +211,11 @@ def test_the_module_runs():
 
 def test_help_imports_nothing_heavy():
     result = python(
-        "import segops.cli, sys; print(sorted({'torch', 'matplotlib', 'PIL', 'skimage'} & set(sys.modules)))"
+        "import segops.cli, sys; print(sorted({'torch', 'matplotlib', 'PIL', 'skimage', 'lightning', 'timm'} & set(sys.modules)))"
     )
     assert result.stdout.strip() == "[]", result.stderr
-    assert typer.main.get_command(app).list_commands(None) == ["bench", "demo", "info", "ops"]
+    names = ["bench", "demo", "evaluate", "info", "models", "ops", "predict", "train"]
+    assert typer.main.get_command(app).list_commands(None) == names
 
 
 def test_without_typer_it_says_what_to_install():

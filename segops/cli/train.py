@@ -64,13 +64,26 @@ def train(
         trainer = fit(chosen, output, resume=resume is not None)
         if trainer.is_global_zero:
             report(output, load_task(output / BEST))
-    except (ValueError, TypeError, OSError) as error:
-        fail(last_line(error))
-    except SystemExit as error:  # Lightning's answer to Ctrl-C
-        saved = output is not None and (output / LAST).exists()
-        hint = f"go on with: python -m segops train --resume {output}" if saved else "no epoch was finished"
-        typer.echo(f"interrupted; {hint}", err=True)
-        raise typer.Exit(130) from error
+    except typer.Exit:
+        raise
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if interrupted(error):
+            saved = output is not None and (output / LAST).exists()
+            hint = f"go on with: python -m segops train --resume {output}" if saved else "no epoch was finished"
+            typer.echo(f"interrupted; {hint}", err=True)
+            raise typer.Exit(130) from error
+        if isinstance(error, ValueError | TypeError | OSError):
+            fail(last_line(error))
+        raise
+
+
+def interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is at the root of it: Lightning answers with SystemExit, what writes a checkpoint by others."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def resolve(path: Path | None, values: dict[str, Any]) -> Recipe:
