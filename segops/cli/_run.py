@@ -19,6 +19,19 @@ def needs(extra: str, error: ModuleNotFoundError) -> NoReturn:
     fail(f"this needs {error.name}: pip install 'segops[{extra}]'")
 
 
+def chosen_device(name: str) -> str:
+    """A device by its name, auto for the GPU where there is one."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        fail(f"device: expected cpu, cuda or auto, got {name}: {str(error).splitlines()[0]}")
+    return name
+
+
 def pairs(texts: Sequence[str]) -> dict[str, Any]:
     """NAME=VALUE of each text, the values as YAML reads them."""
     import yaml

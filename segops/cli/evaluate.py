@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ._run import bar, fail, last_line, needs, pairs
+from ._run import bar, chosen_device, fail, last_line, needs, pairs
 
 if TYPE_CHECKING:
     from segops.training.evaluation import Evaluation, Inference
@@ -65,13 +65,6 @@ def inference(window: tuple[int, int] | None, tta: bool, crf: bool, crf_option: 
 
     scales = SCALES if tta else (1.0,)
     return Inference(window=window, scales=scales, flip=tta, crf=crf, crf_options=pairs(crf_option or []))
-
-
-def chosen_device(name: str) -> str:
-    """A device by its name, auto for the GPU where there is one."""
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def show(found: Evaluation, title: str) -> None:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from ._run import bar, fail, last_line, needs
-from .evaluate import chosen_device, inference
+from ._run import bar, chosen_device, fail, last_line, needs
+from .evaluate import inference
 
 
 def predict(
@@ -50,6 +50,8 @@ def predict(
         except DataError as error:
             typer.echo(f"error: {error}", err=True)
             failed += 1
+        except (TypeError, ValueError) as error:  # of an option
+            fail(last_line(error))
         except OSError as error:
             fail(f"{output}: could not write the results of {path.name}, {error.strerror or error}")
     typer.echo(f"{len(paths) - failed} of {len(paths)} photos, written to {output}")

@@ -103,13 +103,13 @@ def free_folder(parent: Path, name: str) -> Path:
 
 def report(output: Path, task: Any) -> None:
     """Scores of the best weights on the validation split, and pictures of the run."""
-    from segops.training.data import RecipeData
+    from segops.training.data import open_split
     from segops.training.evaluation import evaluate
     from segops.training.pictures import PANELS, draw_curves, draw_panels
 
     from .evaluate import show
 
-    data = RecipeData(task.recipe).val
+    data = open_split(task.recipe, "val", task.names)
     draw_curves(output, output / "curves.png")
     draw_panels(task, data, range(min(PANELS, len(data))), output / "predictions.png")
     show(evaluate(task, data, progress=bar("validation")), f"{task.recipe.model} on val, best epoch")

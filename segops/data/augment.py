@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import _checks
 from . import IMAGENET_MEAN, IMAGENET_STD
+from .datasets import resized
 
 TRIES = 10  # crops that are drawn before one with too much of a class is taken
 
@@ -49,8 +50,6 @@ class Augmentation:
     def __call__(self, image: Tensor, target: Tensor, seed: Sequence[int]) -> tuple[Tensor, Tensor]:
         """image uint8 (3, H, W) and target uint8 (H, W) to those of a crop; the seed decides everything."""
         rng = np.random.default_rng(tuple(seed))
-        from .datasets import resized
-
         factor = np.exp(rng.uniform(*np.log(self.scale)))
         size = [max(1, round(side * factor)) for side in target.shape]
         if size != list(target.shape):

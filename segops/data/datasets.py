@@ -44,6 +44,8 @@ class SegmentationData(Dataset[Pair], ABC):
         augment: Augmentation | None = None,
         seed: int = 0,
     ):
+        if len(names) > 255:
+            raise ValueError(f"names: expected at most 255 classes, a mask has a byte for each pixel, got {len(names)}")
         self.names, self.colours, self.augment, self.seed = list(names), colours, augment, seed
         self.size = None if size is None else _checks.pair("size", size, 1)
 
@@ -51,7 +53,11 @@ class SegmentationData(Dataset[Pair], ABC):
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Photo and mask as they are stored."""
 
-    def label(self, index: int) -> str:
+    def labels(self, index: int) -> np.ndarray:
+        """The mask alone."""
+        return self.read(index)[1]
+
+    def title(self, index: int) -> str:
         """What an item is called."""
         return f"{index:05d}"
 
@@ -74,7 +80,7 @@ class SegmentationData(Dataset[Pair], ABC):
         """Pixels of each class, and of the photos that have it: int64 ``(2, classes)``."""
         total = torch.zeros(2, len(self.names), dtype=torch.int64)
         for index in range(len(self)):
-            labels = torch.from_numpy(self.read(index)[1])
+            labels = torch.from_numpy(self.labels(index))
             pixels = labels[labels != 255].flatten().bincount(minlength=len(self.names))
             total += torch.stack([pixels, (pixels > 0) * pixels.sum()])
         return total
@@ -157,8 +163,7 @@ class Folder(SegmentationData):
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         sample = self.samples[index]
-        photo = read_image(sample.image)
-        labels = read_mask(sample.mask, len(self.names), table=self.layout.table)
+        photo, labels = read_image(sample.image), self.labels(index)
         if photo.shape[:2] != labels.shape:
             raise DataError(
                 f"{sample.mask}: expected {photo.shape[0]} x {photo.shape[1]} pixels like {sample.image.name}, got "
@@ -166,7 +171,10 @@ class Folder(SegmentationData):
             )
         return photo, labels
 
-    def label(self, index: int) -> str:
+    def labels(self, index: int) -> np.ndarray:
+        return read_mask(self.samples[index].mask, len(self.names), table=self.layout.table)
+
+    def title(self, index: int) -> str:
         return self.samples[index].image.stem
 
     def __len__(self) -> int:

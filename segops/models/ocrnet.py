@@ -30,7 +30,7 @@ CARD = Card(
 )
 
 
-class ObjectContext(nn.Module):
+class RegionContext(nn.Module):
     """What each pixel gathers from the regions of the classes, joined with the pixel's own features.
 
     Args:
@@ -75,7 +75,7 @@ class OCRHead(nn.Module):
             *conv_norm_act(c4, channels, bias=True), nn.Dropout2d(0.05), nn.Conv2d(channels, num_classes, 1)
         )
         self.conv = conv_norm_act(c5, channels, bias=True)
-        self.context = ObjectContext(channels, key_channels)
+        self.context = RegionContext(channels, key_channels)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -101,6 +101,6 @@ class PSPNet(SegmentationModel):
         super().__init__(
             trunk,
             PSPHead(c5, num_classes, channels),
-            FCNHead(c4, num_classes, index=-2) if aux else None,
+            FCNHead(c4, num_classes, index=-2, whole_channels=True) if aux else None,
             align_corners=True,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -23,6 +23,18 @@ class EpochSampler(DistributedSampler):
         return ((self.epoch, index) for index in super().__iter__())
 
 
+def open_split(recipe: Recipe, split: str, names: Sequence[str] | None = None) -> SegmentationData:
+    """A split of a recipe's data, photos resized, without augmentation; names of classes where they are known."""
+    return open_data(
+        recipe.data,
+        split,
+        layout=recipe.layout,
+        names=recipe.class_names() if names is None else names,
+        size=recipe.size,
+        seed=recipe.seed,
+    )
+
+
 class RecipeData(pl.LightningDataModule):
     """Crops for training, whole photos for validation and test.
 
@@ -36,7 +48,7 @@ class RecipeData(pl.LightningDataModule):
     def __init__(self, recipe: Recipe):
         super().__init__()
         self.recipe = recipe
-        self.train = self.open("train")
+        self.train = open_split(recipe, "train")
         size = recipe.crop or recipe.size or self.train.read(0)[1].shape
         self.train.augment = Augmentation(
             size,
@@ -45,19 +57,7 @@ class RecipeData(pl.LightningDataModule):
             max_class_ratio=recipe.max_class_ratio,
             jitter=recipe.jitter,
         )
-        self.val = self.open("val")
-
-    def open(self, split: str) -> SegmentationData:
-        """A split, photos resized, without augmentation."""
-        recipe = self.recipe
-        return open_data(
-            recipe.data,
-            split,
-            layout=recipe.layout,
-            names=recipe.class_names(),
-            size=recipe.size,
-            seed=recipe.seed,
-        )
+        self.val = open_split(recipe, "val", self.train.names)
 
     def _processes(self) -> dict[str, Any]:
         if self.trainer is None:

@@ -120,5 +120,5 @@ def evaluate(
         one = ConfusionMatrix(len(data.names))
         one.update(segment(task, photo, how)[None], torch.from_numpy(labels)[None].to(task.device))
         total.merge(one)
-        photos.append((data.label(index), float(mean_iou(one.compute()))))
+        photos.append((data.title(index), float(mean_iou(one.compute()))))
     return Evaluation(data.names, total.compute().cpu(), photos)

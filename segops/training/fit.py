@@ -15,6 +15,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch import callbacks, loggers
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from .criterion import class_weights
 from .data import RecipeData
@@ -76,6 +77,13 @@ def make_trainer(recipe: Recipe, output: Path, progress: bool) -> pl.Trainer:
     more += [callbacks.EMAWeightAveraging(decay=recipe.ema)] if recipe.ema else []
     more += [callbacks.RichProgressBar()] if progress else []
     devices: Any = int(recipe.devices) if recipe.devices.isdigit() else recipe.devices
+    try:
+        return _trainer(recipe, output, progress, [best, last, *more], devices)
+    except MisconfigurationException as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def _trainer(recipe: Recipe, output: Path, progress: bool, more: list[Any], devices: Any) -> pl.Trainer:
     return pl.Trainer(
         accelerator=recipe.accelerator,
         devices=devices,
@@ -85,7 +93,7 @@ def make_trainer(recipe: Recipe, output: Path, progress: bool) -> pl.Trainer:
         max_epochs=recipe.epochs,
         accumulate_grad_batches=recipe.accumulate,
         gradient_clip_val=recipe.clip or None,
-        callbacks=[best, last, *more],
+        callbacks=more,
         logger=make_loggers(output),
         log_every_n_steps=1,
         num_sanity_val_steps=0,

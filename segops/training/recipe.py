@@ -73,9 +73,17 @@ class Recipe:
             _checks.count(name, getattr(self, name), 1)
         for name in ("warmup", "workers", "seed"):
             _checks.count(name, getattr(self, name))
-        for name in ("size", "crop"):
-            if getattr(self, name) is not None:
-                _checks.pair(name, list(getattr(self, name)), 1)
+        for f in fields(self):
+            if f.type in ("str", "str | None") and not isinstance(getattr(self, f.name), str | None):
+                raise TypeError(f"{f.name}: expected text, got {getattr(self, f.name)!r}")
+        if not isinstance(self.model_options, Mapping):
+            raise TypeError(f"model_options: expected names and values, got {self.model_options!r}")
+        for name in ("size", "crop", "scale"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, tuple | list) and len(value) == 2):
+                raise ValueError(f"{name}: expected two numbers, got {value!r}")
+            if name != "scale" and value is not None:
+                _checks.pair(name, value, 1)
         for name in ("lr", "power"):
             _checks.positive(name, getattr(self, name))
         for name in ("momentum", "weight_decay", "ema", "clip"):

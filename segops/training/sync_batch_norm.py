@@ -28,7 +28,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), self.momentum)
+            self.running_var.lerp_((variance * count / (count - 1).clamp(min=1)).to(self.running_var), self.momentum)
         factor = self.weight * (variance + self.eps).rsqrt()
         return centred * factor.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
 

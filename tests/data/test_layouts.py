@@ -75,7 +75,7 @@ def test_numbers_that_are_no_labels_of_training_are_ignored(make, path, value, t
 
 def test_folder_with_and_without_names(folder):
     data = Folder(folder, "val")
-    assert data.names == ["class_0", "class_1", "class_2"] and len(data) == 3 and data.label(2) == "2"
+    assert data.names == ["class_0", "class_1", "class_2"] and len(data) == 3 and data.title(2) == "2"
     image, target = data[1]
     assert image.shape == (3, *SIZE) and target.shape == SIZE and (target == 1).all()
     (folder / "classes.txt").write_text("cat\ndog\ncow\n")
@@ -140,7 +140,7 @@ def no_split(root):
 def test_what_is_wrong_is_said_with_the_file(spoil, folder):
     message = spoil(folder)
     with pytest.raises(DataError) as error:
-        Folder(folder, "train").frequencies()
+        list(Folder(folder, "train"))
     assert message in str(error.value) and str(folder) in str(error.value) and "\n" not in str(error.value)
 
 

@@ -97,6 +97,10 @@ def test_predict_goes_on_after_a_bad_photo(trained, tmp_path):
         (("train", "--loss", "croos_entropy"), "loss: expected terms"),
         (("train", "--model-options", "encoder"), "encoder: expected NAME=VALUE"),
         (("train", "--recipe", "{tmp}/none.yaml"), "{tmp}/none.yaml: expected a recipe"),
+        (("train", "--devices", "none"), "devices"),
+        (("train", "--precision", "8-mixed"), "precision"),
+        (("train", "--accelerator", "abacus"), "abacus"),
+        (("train", "--strategy", "abacus"), "abacus"),
         (("train", "--resume", "{tmp}"), "resume: expected the folder of a run"),
         (("evaluate", "{tmp}"), "best.ckpt: expected a checkpoint"),
         (("predict", "{tmp}", "{tmp}"), "best.ckpt: expected a checkpoint"),
@@ -108,6 +112,20 @@ def test_one_clear_line(arguments, said, tmp_path, monkeypatch):
     assert result.exit_code == 1
     lines = [line for line in result.output.splitlines() if line]
     assert len(lines) == 1 and said.format(tmp=tmp_path) in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [("--device", "abacus", "device: expected"), ("--crf-option", "colour=1", "colour"), ("--window", "0 0", "window")],
+)
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_bad_options_of_inference(command, option, value, said, trained, tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "photo.png")
+    what = (tmp_path / "photo.png",) if command == "predict" else ()
+    result = run(command, trained[0], *what, "--crf", option, *value.split(), "--output", tmp_path / "out")
+    assert result.exit_code == 1
+    lines = [line for line in result.output.splitlines() if line.startswith("error")]
+    assert len(lines) == 1 and said in lines[0], result.output
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path):

@@ -39,6 +39,11 @@ def test_the_command_line_wins(tmp_path):
         ({"optimizer": "adam"}, "optimizer"),
         ({"class_weights": "inverse"}, "class_weights"),
         ({"size": [4]}, "size"),
+        ({"size": 4}, "size: expected two numbers"),
+        ({"scale": 2}, "scale: expected two numbers"),
+        ({"names": 5}, "names: expected text"),
+        ({"loss": ["dice_loss"]}, "loss: expected text"),
+        ({"model_options": "encoder"}, "model_options"),
         ({"epoch": 3}, "epoch: a recipe has no such value; near: epochs"),
     ],
 )

@@ -55,7 +55,10 @@ def encoder(
         raise ValueError(f"encoder: expected a name of timm.list_models(), got {name!r}")
     resnet = timm.models.model_entrypoint(name).__module__ == "timm.models.resnet"
     how: dict[str, Any] = {} if resnet or output_stride == 32 else {"output_stride": output_stride}
-    trunk = timm.create_model(name, pretrained=pretrained, features_only=True, **how, **options)
+    try:
+        trunk = timm.create_model(name, pretrained=pretrained, features_only=True, **how, **options)
+    except (TypeError, AssertionError, AttributeError) as error:  # of a trunk that knows no strides or no features
+        raise ValueError(f"encoder: {name} can't be built with output_stride {output_stride}: {error}") from error
     if resnet:
         dilate_resnet(trunk, output_stride, convention, multi_grid)
         trunk.maxpool.ceil_mode = ceil_mode
