@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from ... import _checks
 from ...nn import accelerate
 
@@ -103,4 +105,8 @@ def _set_block(block: Any, stride: int, first: int, rate: int, stride_first: boo
         conv.stride, conv.dilation, conv.padding = (1, 1), (dilation, dilation), (dilation, dilation)
     (block.conv1 if stride_first or not bottleneck else block.conv2).stride = (stride, stride)
     if block.downsample is not None:
-        block.downsample[0].stride = (stride, stride)
+        first_layer = block.downsample[0]
+        if isinstance(first_layer, nn.AvgPool2d):  # of resnet50d: a mean of stride x stride pixels, of one it is none
+            block.downsample[0] = first_layer if stride > 1 else nn.Identity()
+        else:
+            first_layer.stride = (stride, stride)
