@@ -72,7 +72,8 @@ def make_trainer(recipe: Recipe, output: Path, progress: bool) -> pl.Trainer:
     """Lightning's trainer for a recipe."""
     keep = partial(callbacks.ModelCheckpoint, output, enable_version_counter=False)
     best = keep(Path(BEST).stem, monitor="val/mean_iou", mode="max")
-    last = keep(Path(LAST).stem)  # of each epoch; save_last=True of the other one would keep only the better ones
+    # Of each epoch, validated or not; save_last=True of the other one would keep only the better ones.
+    last = keep(Path(LAST).stem, save_on_train_epoch_end=True)
     more: list[Any] = [callbacks.LearningRateMonitor("epoch")]
     more += [callbacks.EMAWeightAveraging(decay=recipe.ema)] if recipe.ema else []
     more += [callbacks.RichProgressBar()] if progress else []
@@ -91,6 +92,7 @@ def _trainer(recipe: Recipe, output: Path, progress: bool, more: list[Any], devi
         strategy=recipe.strategy,
         precision=recipe.precision,  # type: ignore[arg-type]
         max_epochs=recipe.epochs,
+        check_val_every_n_epoch=recipe.validate_every,
         accumulate_grad_batches=recipe.accumulate,
         gradient_clip_val=recipe.clip or None,
         callbacks=more,

@@ -58,6 +58,7 @@ class Recipe:
     clip: float = _told(0.0, "Largest norm of the gradient. 0: any.")
     accumulate: int = _told(1, "Batches whose gradients are summed for a step.")
     initial: str | None = _told(None, "Checkpoint whose weights to start from: fine-tuning.")
+    validate_every: int = _told(1, "Epochs from one validation to the next; a divisor of --epochs.")
     seed: int = _told(0, "Of weights, order and augmentation.")
     workers: int = _told(1, "Processes that load data, for each that trains; 0: none.")
     accelerator: str = _told("auto", "Of Lightning: auto, cpu, cuda, mps.")
@@ -69,7 +70,7 @@ class Recipe:
     def __post_init__(self) -> None:
         from .. import _checks  # it imports torch, which the help of the command line does without
 
-        for name in ("batch_size", "epochs", "accumulate", "nodes"):
+        for name in ("batch_size", "epochs", "accumulate", "nodes", "validate_every"):
             _checks.count(name, getattr(self, name), 1)
         for name in ("warmup", "workers", "seed"):
             _checks.count(name, getattr(self, name))
@@ -91,6 +92,8 @@ class Recipe:
                 raise ValueError(f"{name}: expected a number of at least 0, got {getattr(self, name)}")
         if self.ema >= 1 or self.momentum >= 1:
             raise ValueError(f"ema, momentum: expected numbers below 1, got {self.ema} and {self.momentum}")
+        if self.epochs % self.validate_every:
+            raise ValueError(f"validate_every: expected a divisor of {self.epochs} epochs, got {self.validate_every}")
         _checks.choice("optimizer", self.optimizer, OPTIMIZERS)
         _checks.choice("class_weights", self.class_weights, CLASS_WEIGHTS)
 

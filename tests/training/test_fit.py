@@ -58,7 +58,9 @@ def test_a_run_can_be_repeated_in_any_number_of_loading_processes(run, tmp_path)
     assert log(tmp_path / "other")["train/loss"][0] != log(run)["train/loss"][0]
 
 
-def test_resumed_after_an_interrupt_it_ends_as_it_would_have(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("validate_every", [1, 2])  # with 2, the epoch before the interrupt was not validated
+def test_resumed_after_an_interrupt_it_ends_as_it_would_have(validate_every, run, tmp_path, monkeypatch):
+    recipe = Recipe(**SMALL, validate_every=validate_every)
     with monkeypatch.context() as patch:
 
         def stop(self):
@@ -67,11 +69,12 @@ def test_resumed_after_an_interrupt_it_ends_as_it_would_have(run, tmp_path, monk
 
         patch.setattr(SegmentationTask, "on_train_epoch_start", stop)
         with pytest.raises(SystemExit):
-            fit(Recipe(**SMALL), tmp_path, progress=False)
-    fit(Recipe(**SMALL), tmp_path, resume=True, progress=False)
+            fit(recipe, tmp_path, progress=False)
+    fit(recipe, tmp_path, resume=True, progress=False)
     one, other = (torch.load(path / LAST, weights_only=True)["state_dict"] for path in (run, tmp_path))
     assert [key for key in one if not torch.equal(one[key], other[key])] == []
-    assert log(tmp_path) == log(run)
+    assert log(tmp_path)["train/loss"] == log(run)["train/loss"]
+    assert log(tmp_path)["val/mean_iou"] == log(run)["val/mean_iou"][validate_every - 1 :]
 
 
 def test_the_schedule_is_polynomial(tmp_path):

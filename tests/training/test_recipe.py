@@ -33,6 +33,7 @@ def test_the_command_line_wins(tmp_path):
     [
         ({"epochs": 0}, "epochs"),
         ({"batch_size": 2.5}, "batch_size"),
+        ({"epochs": 5, "validate_every": 2}, "validate_every: expected a divisor of 5"),
         ({"lr": -1.0}, "lr"),
         ({"lr": float("nan")}, "lr"),
         ({"ema": 1.0}, "ema"),
