@@ -103,10 +103,14 @@ def _set_block(block: Any, stride: int, first: int, rate: int, stride_first: boo
     spatial = [(block.conv2, first)] if bottleneck else [(block.conv1, first), (block.conv2, rate)]
     for conv, dilation in spatial:
         conv.stride, conv.dilation, conv.padding = (1, 1), (dilation, dilation), (dilation, dilation)
-    (block.conv1 if stride_first or not bottleneck else block.conv2).stride = (stride, stride)
-    if block.downsample is not None:
-        first_layer = block.downsample[0]
-        if isinstance(first_layer, nn.AvgPool2d):  # of resnet50d: a mean of stride x stride pixels, of one it is none
-            block.downsample[0] = first_layer if stride > 1 else nn.Identity()
-        else:
-            first_layer.stride = (stride, stride)
+    # A mean or blur that strides, in the block (resnetaa50) or its shortcut (resnet50d), is left out where it does not.
+    if isinstance(block.aa, nn.Identity):
+        (block.conv1 if stride_first or not bottleneck else block.conv2).stride = (stride, stride)
+    elif stride == 1:
+        block.aa = nn.Identity()
+    if block.downsample is None:
+        return
+    if not isinstance(block.downsample[0], nn.AvgPool2d):
+        block.downsample[0].stride = (stride, stride)
+    elif stride == 1:
+        block.downsample[0] = nn.Identity()
