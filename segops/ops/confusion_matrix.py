@@ -18,6 +18,8 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignor
     scikit-learn and torchmetrics. One pass over the labels as they are, without copies in 64 bits, or over the logits,
     whose argmax is taken on the way.
 
+    All scores of the field are made from it (Everingham et al., The PASCAL Visual Object Classes Challenge, 2010).
+
     Args:
         prediction: labels of any integer dtype or bool, in the shape of ``target``; or logits or scores
             ``(N, C, ...)`` with C = ``num_classes``, float64, float32, bfloat16 or float16, of which the largest

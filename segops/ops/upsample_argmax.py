@@ -20,6 +20,8 @@ def upsample_argmax(
     Between four cells a class whose largest logit is below another's least can't win; on CPUs only the others are
     interpolated.
 
+    Bilinear up-sampling inside the network is that of Long, Shelhamer and Darrell (FCN, CVPR 2015).
+
     Args:
         logits: ``(N, C, h, w)``; float64, float32, bfloat16 or float16 (compared in float32).
         size: (H, W), or one number for both; any size, also smaller than h and w (as in torch, without antialiasing).

@@ -29,6 +29,8 @@ def upsample_cross_entropy(
     nearly every segmentation network in training, where full-size logits, their softmax and its gradient are most of
     what memory holds. Here it is two numbers for each pixel.
 
+    Bilinear up-sampling inside the network is that of Long, Shelhamer and Darrell (FCN, CVPR 2015).
+
     Args:
         logits: ``(N, C, h, w)``; float64, float32, bfloat16 or float16 (computed in float32).
         target: ``(N, H, W)`` integer labels from 0 to C - 1, or ``ignore_index``. H and W may be any size, also smaller
