@@ -47,7 +47,7 @@ demo: $(NATIVE_STAMP)
 
 test: $(NATIVE_STAMP) .venv/.stamp-dev
 	$(SAY) "Running the tests and the examples of the docstrings (ten to fourteen minutes on two cores)"
-	@OMP_WAIT_POLICY=passive $(PY) -m pytest --benchmark-disable -n $(MAX_JOBS) $(ARGS)
+	@OMP_WAIT_POLICY=passive $(PY) -m pytest --benchmark-disable -n $(MAX_JOBS) --dist worksteal $(ARGS)
 	$(SAY) "Tests and examples pass."
 
 train: $(NATIVE_STAMP) .venv/.stamp-train

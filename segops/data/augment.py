@@ -14,6 +14,7 @@ from . import IMAGENET_MEAN, IMAGENET_STD
 from .datasets import resized
 
 TRIES = 10  # crops that are drawn before one with too much of a class is taken
+DISTORTION = (0.125, 0.5, 0.5, 0.05)  # SSD's and MMSegmentation's; hue in turns
 
 
 class Augmentation:
@@ -25,7 +26,9 @@ class Augmentation:
         flip: probability of a mirror, left to right. Default 0.5.
         max_class_ratio: a crop with more of one class than this is drawn again, up to ten times (MMSegmentation).
             Default 0.75; 1 takes the first.
-        jitter: probability of photometric distortion (brightness, contrast, saturation, hue). Default 0.5.
+        jitter: probability of photometric distortion. Default 0.5.
+        distortion: its largest changes of brightness, contrast and saturation, each below 1 (0.5: factors from 0.5 to
+            1.5), and of hue, at most 0.5 (half a turn of the colours). Default 0.125, 0.5, 0.5, 0.05.
 
     Raises:
         ValueError: for options that do not fit.
@@ -39,6 +42,7 @@ class Augmentation:
         flip: float = 0.5,
         max_class_ratio: float = 0.75,
         jitter: float = 0.5,
+        distortion: Sequence[float] = DISTORTION,
     ):
         self.crop = _checks.pair("crop", crop, 1)
         self.scale = _checks.positives("scale", list(scale), 2)
@@ -46,6 +50,9 @@ class Augmentation:
             raise ValueError(f"scale: expected the least first, got {list(scale)}")
         self.flip, self.jitter = _checks.fraction("flip", flip), _checks.fraction("jitter", jitter)
         self.max_class_ratio = _checks.fraction("max_class_ratio", max_class_ratio)
+        self.distortion = [_checks.fraction("distortion", x) for x in distortion]
+        if len(self.distortion) != 4 or max(self.distortion[:3]) == 1 or self.distortion[3] > 0.5:
+            raise ValueError(f"distortion: expected three numbers below 1 and one up to 0.5, got {list(distortion)}")
 
     def __call__(self, image: Tensor, target: Tensor, seed: Sequence[int]) -> tuple[Tensor, Tensor]:
         """image uint8 (3, H, W) and target uint8 (H, W) to those of a crop; the seed decides everything."""
@@ -58,7 +65,7 @@ class Augmentation:
         if rng.random() < self.flip:
             image, target = image.flip(-1), target.flip(-1)
         if rng.random() < self.jitter:
-            image = photometric(image, rng)
+            image = photometric(image, rng, self.distortion)
         return image, target
 
     def _padded(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,19 +95,19 @@ class Augmentation:
         return image[:, top : top + height, left : left + width], labels
 
 
-def photometric(image: Tensor, rng: np.random.Generator) -> Tensor:
+def photometric(image: Tensor, rng: np.random.Generator, largest: Sequence[float] = DISTORTION) -> Tensor:
     """Brightness, contrast, saturation and hue, each with probability one half, as SSD and MMSegmentation have it."""
     from torchvision.transforms.v2 import functional
 
-    changes: list[tuple[Any, float, float]] = [
-        (functional.adjust_brightness, 0.875, 1.125),
-        (functional.adjust_contrast, 0.5, 1.5),
-        (functional.adjust_saturation, 0.5, 1.5),
-        (functional.adjust_hue, -0.05, 0.05),
+    changes: list[tuple[Any, float]] = [
+        (functional.adjust_brightness, 1.0),
+        (functional.adjust_contrast, 1.0),
+        (functional.adjust_saturation, 1.0),
+        (functional.adjust_hue, 0.0),
     ]
-    for change, least, most in changes:
+    for (change, unchanged), most in zip(changes, largest, strict=True):
         if rng.random() < 0.5:
-            image = change(image, float(rng.uniform(least, most)))
+            image = change(image, float(rng.uniform(unchanged - most, unchanged + most)))
     return image
 
 

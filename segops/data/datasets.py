@@ -32,6 +32,7 @@ class SegmentationData(Dataset[Pair], ABC):
         size: rows and columns that photos are resized to. Default: as they are. Masks are resized only in training.
         augment: what is done to items in training; items of training are asked for by (epoch, index).
         seed: of the augmentation.
+        cache: keep photos and masks in memory once they are read and resized. Default no.
 
     An item is a photo, uint8 ``(3, H, W)``, and a mask, uint8 ``(h, w)``, 255 where a pixel is to be ignored.
     """
@@ -43,11 +44,13 @@ class SegmentationData(Dataset[Pair], ABC):
         size: Sequence[int] | None = None,
         augment: Augmentation | None = None,
         seed: int = 0,
+        cache: bool = False,
     ):
         if len(names) > 255:
             raise ValueError(f"names: expected at most 255 classes, a mask has a byte for each pixel, got {len(names)}")
         self.names, self.colours, self.augment, self.seed = list(names), colours, augment, seed
         self.size = None if size is None else _checks.pair("size", size, 1)
+        self._cached: dict[int, Pair] | None = {} if cache else None
 
     @abstractmethod
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -67,13 +70,19 @@ class SegmentationData(Dataset[Pair], ABC):
 
     def __getitem__(self, key: int | tuple[int, int]) -> Pair:
         epoch, index = key if isinstance(key, tuple) else (0, key)
+        pair = self._cached.get(index) if self._cached is not None else None
+        if pair is None:
+            pair = self._sized(index)
+            if self._cached is not None:
+                self._cached[index] = pair
+        return pair if self.augment is None else self.augment(*pair, (self.seed, epoch, index))
+
+    def _sized(self, index: int) -> Pair:
         photo, labels = self.read(index)
         image, target = torch.from_numpy(photo).permute(2, 0, 1).contiguous(), torch.from_numpy(labels)
         if self.size is not None:
             image = resized(image, self.size)
-        if self.augment is not None:
-            target = target if self.size is None else resized(target, self.size)
-            image, target = self.augment(image, target, (self.seed, epoch, index))
+            target = target if self.augment is None else resized(target, self.size)
         return image, target
 
     def frequencies(self) -> Tensor:

@@ -32,6 +32,7 @@ def open_split(recipe: Recipe, split: str, names: Sequence[str] | None = None) -
         names=recipe.class_names() if names is None else names,
         size=recipe.size,
         seed=recipe.seed,
+        cache=recipe.cache,
     )
 
 
@@ -56,6 +57,7 @@ class RecipeData(pl.LightningDataModule):
             flip=recipe.flip,
             max_class_ratio=recipe.max_class_ratio,
             jitter=recipe.jitter,
+            distortion=recipe.distortion,
         )
         self.val = open_split(recipe, "val", self.train.names)
 
@@ -86,6 +88,7 @@ class RecipeData(pl.LightningDataModule):
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.recipe.workers,
+            persistent_workers=self.recipe.workers > 0,
             pin_memory=torch.cuda.is_available(),
             **how,
         )

@@ -16,6 +16,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .criterion import class_weights
 from .data import RecipeData
@@ -75,7 +76,8 @@ def make_trainer(recipe: Recipe, output: Path, progress: bool) -> pl.Trainer:
     # Of each epoch, validated or not; save_last=True of the other one would keep only the better ones.
     last = keep(Path(LAST).stem, save_on_train_epoch_end=True)
     more: list[Any] = [callbacks.LearningRateMonitor("epoch")]
-    more += [callbacks.EMAWeightAveraging(decay=recipe.ema)] if recipe.ema else []
+    # Of all tensors at once: Lightning's own EMAWeightAveraging takes them one by one, a quarter of a small model's step.
+    more += [callbacks.WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))] if recipe.ema else []
     more += [callbacks.RichProgressBar()] if progress else []
     devices: Any = int(recipe.devices) if recipe.devices.isdigit() else recipe.devices
     try:

@@ -52,6 +52,9 @@ class Recipe:
     flip: float = _told(0.5, "Probability of a mirror.")
     max_class_ratio: float = _told(0.75, "A crop with more of one class is drawn again.")
     jitter: float = _told(0.5, "Probability of changes of light and colour.")
+    distortion: tuple[float, float, float, float] = _told(
+        (0.125, 0.5, 0.5, 0.05), "Largest changes of brightness, contrast, saturation and hue."
+    )
     loss: str = _told("cross_entropy", "Losses and their weights: cross_entropy+0.5*lovasz_softmax.")
     class_weights: str = _told("none", "none, median_frequency (SegNet) or log_frequency (ESPNet).")
     ema: float = _told(0.0, "Decay of the average of the weights that is evaluated and saved. 0: none.")
@@ -60,6 +63,7 @@ class Recipe:
     initial: str | None = _told(None, "Checkpoint whose weights to start from: fine-tuning.")
     validate_every: int = _told(1, "Epochs from one validation to the next; a divisor of --epochs.")
     seed: int = _told(0, "Of weights, order and augmentation.")
+    cache: bool = _told(False, "Keep resized photos in memory once they are read, in each process that loads.")
     workers: int = _told(1, "Processes that load data, for each that trains; 0: none.")
     accelerator: str = _told("auto", "Of Lightning: auto, cpu, cuda, mps.")
     devices: str = _told("auto", "Of Lightning: how many, or which: auto, 2, 0,1.")
@@ -77,13 +81,15 @@ class Recipe:
         for f in fields(self):
             if f.type in ("str", "str | None") and not isinstance(getattr(self, f.name), str | None):
                 raise TypeError(f"{f.name}: expected text, got {getattr(self, f.name)!r}")
+        if not isinstance(self.cache, bool):
+            raise TypeError(f"cache: expected true or false, got {self.cache!r}")
         if not isinstance(self.model_options, Mapping):
             raise TypeError(f"model_options: expected names and values, got {self.model_options!r}")
-        for name in ("size", "crop", "scale"):
+        for name, count in (("size", 2), ("crop", 2), ("scale", 2), ("distortion", 4)):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, tuple | list) and len(value) == 2):
-                raise ValueError(f"{name}: expected two numbers, got {value!r}")
-            if name != "scale" and value is not None:
+            if value is not None and not (isinstance(value, tuple | list) and len(value) == count):
+                raise ValueError(f"{name}: expected {count} numbers, got {value!r}")
+            if name in ("size", "crop") and value is not None:
                 _checks.pair(name, value, 1)
         for name in ("lr", "power"):
             _checks.positive(name, getattr(self, name))

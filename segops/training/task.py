@@ -86,10 +86,11 @@ class SegmentationTask(pl.LightningModule):
             {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
         ]
         optimizer: torch.optim.Optimizer
+        fused = self.device.type == "cpu" or None  # elsewhere torch chooses well; here it loops over the tensors
         if recipe.optimizer == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
+            optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=fused)
         else:
-            optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
+            optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
         steps = max(1, int(self.trainer.estimated_stepping_batches))
 
         def factor(step: int) -> float:

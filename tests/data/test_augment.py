@@ -71,6 +71,19 @@ def test_jitter_changes_photos_and_not_masks():
     assert changed > 12
 
 
+def test_distortion_is_as_large_as_asked():
+    photo = torch.full((3, 8, 8), 100, dtype=torch.uint8)
+
+    def seen(distortion: tuple[float, ...]) -> torch.Tensor:
+        augment = Augmentation((8, 8), scale=(1, 1), jitter=1, max_class_ratio=1, distortion=distortion)
+        labels = torch.zeros(8, 8, dtype=torch.uint8)
+        return torch.stack([augment(photo, labels, (seed,))[0] for seed in range(300)]).unique()
+
+    assert 97 <= seen((0, 0.5, 0.5, 0.5)).min() and seen((0, 0.5, 0.5, 0.5)).max() == 100  # even and grey: rounding down
+    levels = seen((0.4, 0, 0, 0))
+    assert 60 <= levels.min() < 66 and 134 < levels.max() <= 140
+
+
 def test_normalisation():
     photo = torch.tensor(MEAN).mul(255).view(1, 3, 1, 1).expand(1, 3, 2, 2)
     assert normalized(photo).abs().max() < 1e-6
@@ -86,6 +99,10 @@ def test_normalisation():
         ({"flip": 1.5}, "flip"),
         ({"max_class_ratio": -1}, "max_class_ratio"),
         ({"jitter": "yes"}, "jitter"),
+        ({"distortion": (0.1, 0.5, 0.5)}, "distortion"),
+        ({"distortion": (1, 0.5, 0.5, 0.05)}, "distortion"),
+        ({"distortion": (0.1, 0.5, 0.5, 0.6)}, "distortion"),
+        ({"distortion": (-0.1, 0.5, 0.5, 0)}, "distortion"),
     ],
 )
 def test_bad_options(options, named):

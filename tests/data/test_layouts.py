@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from segops.data.augment import Augmentation
 from segops.data.datasets import Folder, Scenes, open_data
 from segops.data.files import DataError, read_image, read_mask
 from segops.data.layouts import CAMVID, CITYSCAPES, VOC, detect
@@ -89,6 +91,17 @@ def test_folder_with_and_without_names(folder):
 def test_photos_are_resized_and_masks_of_validation_are_not(size, folder):
     image, target = Folder(folder, "val", size=size)[0]
     assert image.shape == (3, *size) and target.shape == SIZE
+
+
+def test_what_is_cached_is_read_once_and_augmented_anew(folder):
+    options = {"size": (24, 32), "augment": Augmentation((10, 12), scale=(0.5, 2), max_class_ratio=1)}
+    plain, cached = Folder(folder, **options), Folder(folder, **options, cache=True)
+    first = [[x.clone() for x in cached[epoch, 1]] for epoch in range(3)]
+    assert not torch.equal(first[0][0], first[1][0])
+    cached.samples = []  # nothing to read from any more
+    for epoch in range(3):
+        for now, before, read in zip(cached[epoch, 1], first[epoch], plain[epoch, 1], strict=True):
+            assert torch.equal(now, before) and torch.equal(now, read)
 
 
 def missing_mask(root):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 from segops.cli import app
 from segops.data.datasets import Scenes
 
-SMALL = ("--model", "fcn", "--model-options", "encoder=resnet18", "--crop", "32", "32", "--batch-size", "16", "--workers", "0")  # fmt: skip
+SMALL = ("--model", "fcn", "--model-options", "encoder=resnet10t", "--crop", "32", "32", "--batch-size", "16", "--workers", "0")  # fmt: skip
 
 
 def run(*arguments):
@@ -137,7 +138,8 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path):
     # A signal that comes while Python runs a destructor is lost, as it is for whoever presses Ctrl-C: they press again.
     while process.poll() is None and time.monotonic() < until:
         process.send_signal(signal.SIGINT)
-        time.sleep(5)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
     output, _ = process.communicate(timeout=10)
     assert process.returncode == 130, output[-3000:]
     assert f"interrupted; go on with: python -m segops train --resume {tmp_path}/run" in output

@@ -23,7 +23,7 @@ from segops.training.task import SegmentationTask
 
 SMALL = {
     "model": "fcn",
-    "model_options": {"encoder": "resnet18", "output_stride": 32},
+    "model_options": {"encoder": "resnet10t", "output_stride": 32},
     "epochs": 2,
     "crop": (32, 64),
     "workers": 0,
@@ -51,7 +51,7 @@ def run(tmp_path_factory):
 
 
 def test_a_run_can_be_repeated_in_any_number_of_loading_processes(run, tmp_path):
-    fit(Recipe(**{**SMALL, "workers": 2}), tmp_path, progress=False)
+    fit(Recipe(**{**SMALL, "workers": 2, "cache": True}), tmp_path, progress=False)
     assert log(tmp_path)["train/loss"] == log(run)["train/loss"]
     assert log(tmp_path)["val/mean_iou"] == log(run)["val/mean_iou"]
     fit(Recipe(**{**SMALL, "seed": 1, "epochs": 1}), tmp_path / "other", progress=False)
@@ -175,7 +175,7 @@ def without_dropout(recipe, data):  # each process draws its own
 module.make_task = without_dropout
 processes, model, output = sys.argv[1:]
 recipe = Recipe(
-    model=model, model_options={"encoder": "resnet18", "output_stride": 32, "multi_grid": (1, 2)}, epochs=2, crop=(32, 64), scale=(1, 1),
+    model=model, model_options={"encoder": "resnet10t", "output_stride": 32, "multi_grid": (1, 2)}, epochs=2, crop=(32, 64), scale=(1, 1),
     workers=0, precision="64-true", accelerator="cpu", devices=processes, strategy="ddp" if processes == "2" else "auto",
 )
 module.fit(recipe, Path(output), progress=False)
