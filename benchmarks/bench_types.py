@@ -52,9 +52,9 @@ class Provider:
 
     ``prepare(inputs)`` does what is not timed and returns the call that is. Providers whose name does not begin with
     segops are peers: ratios refer to the fastest correct one; one that begins with compiled calls torch.compile, whose
-    first call takes seconds. ``needs`` is the module it takes; ``single`` says that
-    it has one thread, ``cpu_only`` that it takes no CUDA tensors; ``tolerance`` is the mean absolute difference from
-    float64, relative to the mean.
+    first call takes seconds. ``needs`` is the module it takes; ``single`` says that it has one thread, ``cpu_only``
+    that it takes no CUDA tensors; ``tolerance`` is the mean absolute difference from float64, relative to the mean.
+    On workloads whose name has one of ``leaves_out`` in it, it takes long and is not the fastest: it is not run there.
     """
 
     name: str
@@ -64,10 +64,15 @@ class Provider:
     single: bool = False
     tolerance: float = field(default=1e-3)
     cpu_only: bool = False
+    leaves_out: tuple[str, ...] = ()
 
     @property
     def compiles(self) -> bool:
         return self.name.startswith("compiled")
+
+    def takes(self, workload: Workload) -> bool:
+        """Whether it is run on a workload of its operator."""
+        return workload.op == self.op and not any(part in workload.name for part in self.leaves_out)
 
     def missing(self) -> bool:
         """Whether the module is not installed; looked up without importing it where it lies in no package."""

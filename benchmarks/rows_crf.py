@@ -89,6 +89,7 @@ WORKLOADS = (
         lambda: bilateral(240, 320, 21),
         tensors_once,
         lambda inputs: filtered("permutohedral_filter")(doubled(inputs)),
+        late=True,
     ),
     Workload(
         "gaussian_filter_exact",
@@ -96,6 +97,7 @@ WORKLOADS = (
         lambda: bilateral(120, 160, 21),
         tensors_once,
         lambda inputs: filtered("gaussian_filter_exact")(doubled(inputs)),
+        late=True,
     ),
     Workload("dense_crf_features", "500x375", lambda: bilateral(375, 500, 1), tensors_once, exact_features),
 )

@@ -91,6 +91,7 @@ WORKLOADS = tuple(
         oracle,
         operations=operations,
         size=size * size if (n, gradients) == (1, True) else None,
+        late=n == 2,
     )
     for n, size in ((1, 97), (2, 65))
     for gradients in (False, True)

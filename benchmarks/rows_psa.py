@@ -190,6 +190,7 @@ WORKLOADS = tuple(
         oracle(mode),
         threads=(2,) if size == 59 else (1, 2),
         operations=operations,
+        late=size == 30,
     )
     for mode in FUNCTIONS
     for size in (30, 59)
@@ -202,19 +203,20 @@ WORKLOADS = tuple(
         mask_bytes,
         lambda inputs: mask(indexed_mask)(doubled(inputs))(),
         threads=(2,),
+        late=True,
     ),
 )
 
 PROVIDERS = tuple(
-    Provider(name, f"psa_{mode}", provider(make))
+    Provider(name, f"psa_{mode}", provider(make), leaves_out=leaves_out)
     for mode, function in FUNCTIONS.items()
-    for name, make in (
-        ("segops", lambda height, width, function=function: function),
-        ("strided", strided(mode)),
-        ("indexed", indexed(mode)),
-        ("taken", taken(mode)),
-        ("compiled_strided", compiled(strided(mode))),
-        ("compiled_indexed", compiled(indexed(mode))),
+    for name, make, leaves_out in (
+        ("segops", lambda height, width, function=function: function, ()),
+        ("strided", strided(mode), ()),
+        ("indexed", indexed(mode), ()),
+        ("taken", taken(mode), ()),
+        ("compiled_strided", compiled(strided(mode)), ()),
+        ("compiled_indexed", compiled(indexed(mode)), ("59x59",)),
     )
 )
 PROVIDERS += (

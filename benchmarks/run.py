@@ -24,7 +24,7 @@ METHOD = {
     "cpu": "Each provider is held against float64 first; wrong ones get no figure. Then calls for half a second (with "
     "--quick a fifth), one at least; a first call of more than 2 seconds is the only one, unless it compiled. Median, "
     "interquartile range. Memory: the second call in a process of its own, above its inputs, results included; of "
-    "segops, the fastest peer, and (without --quick) whoever takes less than 0.3 seconds.",
+    "segops and the fastest peer.",
     "cuda": "Each provider is held against float64 first; wrong ones get no figure. Then time between two events of "
     "the device around each call, on copies of the inputs in turn that are together larger than the second cache, "
     "without waiting for the host between calls. Median, interquartile range. Memory by torch's allocator, above the "
@@ -32,7 +32,6 @@ METHOD = {
 }
 EFFORT = {"full": measure.Effort(0.5), "quick": measure.Effort(0.2), "gpu": measure.Effort(0.2)}
 MINUTES = {"full": 13.5, "quick": 2.5}  # a workload that was started then is ended
-SECONDS_FOR_MEMORY = {"full": 0.3, "quick": 0.0}  # of a peer that is not the fastest
 
 
 def device_of(name: str | None) -> str:
@@ -59,8 +58,7 @@ def measured(rows: list[plan.Row], kind: str) -> Iterator[dict[str, Any]]:
     effort = EFFORT["gpu" if rows[0].device == "cuda" else kind]
     done = [measure.measure(row, effort) for row in rows]
     for row, facts in zip(rows, done):
-        short = facts.get("median_ms", 0) < 1e3 * SECONDS_FOR_MEMORY[kind]
-        wanted = is_ours(facts) or short or facts is peer_of(facts, done)
+        wanted = is_ours(facts) or facts is peer_of(facts, done)
         if row.device == "cpu" and facts["status"] == "ok" and wanted:
             peak = memory.peak_on_cpu(str(row.workload), row.provider.name, row.threads)
             facts["peak_mib"] = None if peak is None else peak / memory.MIB
