@@ -76,7 +76,7 @@ def make_trainer(recipe: Recipe, output: Path, progress: bool) -> pl.Trainer:
     # Of each epoch, validated or not; save_last=True of the other one would keep only the better ones.
     last = keep(Path(LAST).stem, save_on_train_epoch_end=True)
     more: list[Any] = [callbacks.LearningRateMonitor("epoch")]
-    # Of all tensors at once: Lightning's own EMAWeightAveraging takes them one by one, a quarter of a small model's step.
+    # All tensors at once; Lightning's own EMAWeightAveraging takes them one by one, which small models notice.
     more += [callbacks.WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))] if recipe.ema else []
     more += [callbacks.RichProgressBar()] if progress else []
     devices: Any = int(recipe.devices) if recipe.devices.isdigit() else recipe.devices

@@ -86,7 +86,9 @@ class SegmentationTask(pl.LightningModule):
             {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
         ]
         optimizer: torch.optim.Optimizer
-        fused = self.device.type == "cpu" or None  # elsewhere torch chooses well; here it loops over the tensors
+        # Elsewhere torch chooses well; on a CPU it would loop over the tensors. With 16-mixed a fused one scales
+        # gradients itself, which Lightning then can't clip.
+        fused = (self.device.type == "cpu" and recipe.precision != "16-mixed") or None
         if recipe.optimizer == "sgd":
             optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=fused)
         else:

@@ -79,7 +79,8 @@ def test_distortion_is_as_large_as_asked():
         labels = torch.zeros(8, 8, dtype=torch.uint8)
         return torch.stack([augment(photo, labels, (seed,))[0] for seed in range(300)]).unique()
 
-    assert 97 <= seen((0, 0.5, 0.5, 0.5)).min() and seen((0, 0.5, 0.5, 0.5)).max() == 100  # even and grey: rounding down
+    grey = seen((0, 0.5, 0.5, 0.5))  # only brightness would show; each of the others may round down
+    assert 97 <= grey.min() and grey.max() == 100
     levels = seen((0.4, 0, 0, 0))
     assert 60 <= levels.min() < 66 and 134 < levels.max() <= 140
 
