@@ -1,8 +1,8 @@
 // Atrous spatial pyramid pooling of tensors; see segops/reference/aspp.py.
 //
-// A forward pass of branches beside each other is left to oneDNN where it reads channels_last, since it skips the
-// padding there; the input is brought into that order once. All else runs on the kernels of atrous_conv2d: sums of
-// branches and of their gradients, which they add up before anything is stored, and gradients of weights.
+// A forward pass in float32 is left to oneDNN reading channels_last, since it skips the padding there; the input is
+// brought into that order once. All else runs on the kernels of atrous_conv2d: sums of gradients, which they add up
+// before anything is stored, and gradients of weights.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -70,31 +70,38 @@ struct Branches {
   }
 };
 
-// Whether vectors are filled, so that oneDNN is the faster.
-bool are_wide(const Branches& branches, int64_t depth) {
-  for (const Branch& b : branches.all)
-    if (b.count < 32) return false;
-  return depth >= 32;
+// Adds maps of one size, both channels_last.
+void add(const Tensor& from, Tensor& to) {
+  const float* const addend = data<float>(from);
+  float* const sum = mutable_data<float>(to);
+  segops::TorchParallel parallel;
+  parallel.range(to.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) sum[i] += addend[i];
+  });
 }
 
-// Each branch by oneDNN, into its channels of out.
+// Each branch by oneDNN, into its channels of out; the first of those that are summed takes the others.
 void convolve_dense(const Tensor& x, const std::vector<Tensor>& weights, const std::optional<Tensor>& bias,
-                    const Branches& branches, const std::vector<int64_t>& rates, Tensor& out, bool last) {
+                    const Branches& branches, const std::vector<int64_t>& rates, bool sum, Tensor& out, bool last) {
   const Tensor source = segops::in_layout(x, true);
   const auto to = mutable_map_of<float>(out, last);
   segops::TorchParallel parallel;
+  Tensor total;
   for (size_t i = 0; i < weights.size(); ++i) {
     const Branch& b = branches.all[i];
     const std::vector<int64_t> padding{-b.taps.first_y, -b.taps.first_x}, dilation{rates[i], rates[i]};
     const Convolution c(source, weights[i].sizes(), {1, 1}, padding, dilation, 1);
     std::optional<Tensor> part;
-    if (bias) {
+    if (bias && !(sum && i > 0)) {
       Tensor all = *bias;
       part = torch::stable::narrow(all, 0, b.first, b.count);
     }
-    const Tensor result = segops::readable(c.forward(source, segops::in_layout(weights[i], true), part));
-    segops::atrous::copy_channels<float>(map_of<float>(result).from_channel(0), to.from_channel(b.first), to.batch,
-                                         b.count, to.pixels(), parallel);
+    Tensor result = segops::in_layout(c.forward(source, segops::in_layout(weights[i], true), part), true);
+    if (sum && i > 0) add(result, total);
+    if (i == 0) total = result;
+    if (sum && i + 1 < weights.size()) continue;
+    segops::atrous::copy_channels<float>(map_of<float>(sum ? total : result).from_channel(0), to.from_channel(b.first),
+                                         to.batch, b.count, to.pixels(), parallel);
   }
 }
 
@@ -109,9 +116,8 @@ Tensor aspp(Tensor x, std::vector<Tensor> weights, std::optional<Tensor> bias, s
   Tensor out = segops::fresh_map(x, x.size(0), branches.channels, x.size(2), x.size(3), last);
   if (out.numel() == 0) return out;
   if (bias) bias = torch::stable::contiguous(*bias);
-  const bool dense = method == "dense" || (method == "auto" && are_wide(branches, x.size(1)));
-  if (dense && !sum && x.scalar_type() == segops::ScalarType::Float) {
-    convolve_dense(x, weights, bias, branches, rates, out, last);
+  if (method != "skip" && x.scalar_type() == segops::ScalarType::Float) {
+    convolve_dense(x, weights, bias, branches, rates, sum, out, last);
     return out;
   }
   x = segops::readable(x);

@@ -71,12 +71,16 @@ def test_branches_are_convolutions(channels, counts, size, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_wide_branches_in_single_precision(batch, layout):
+@pytest.mark.parametrize(
+    ("combine", "expected", "counts"), [("concat", lambda outs: torch.cat(outs, 1), [32, 48]), ("sum", sum, [33, 33])]
+)
+def test_wide_branches_in_single_precision(combine, expected, counts, batch, layout):
     """Which oneDNN computes on CPUs."""
-    x, weights, biases = inputs(64, [32, 48], (batch, 17, 15), torch.float32, layout)
+    x, weights, biases = inputs(64, counts, (batch, 17, 15), torch.float32, layout)
     wide = [t.detach().double().requires_grad_() for t in (x, *weights, *biases)]
-    out = segops.aspp(x, weights, biases, [1, 6], combine="concat")
-    wanted = torch.cat(plain(wide[0], wide[1:3], wide[3:], [1, 6]), 1)
+    out = segops.aspp(x, weights, biases, [1, 6], combine=combine)
+    wanted = expected(plain(wide[0], wide[1:3], wide[3:], [1, 6]))
+    assert out.is_contiguous(memory_format=layout)
     pairs = [(out, wanted), *zip(gradients(out, x, *weights, *biases), gradients(wanted, *wide), strict=True)]
     for a, b in pairs:
         assert float((a.double() - b).norm().detach()) <= 2e-6 * float(b.norm().detach())
