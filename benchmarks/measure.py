@@ -137,6 +137,8 @@ def floor(workload: Workload, inputs: Inputs, device: str, count: int) -> dict[s
 
 def gate(row: Row, inputs: Inputs, expected: list[Tensor]) -> tuple[Call, float, dict[str, Any]]:
     """The call that is measured, its first seconds, and how far its result is from float64."""
+    if row.provider.compiles:
+        torch.compiler.reset()  # after eight shapes of one function torch would go on without compiling
     run = row.provider.prepare(inputs)
     start = time.perf_counter()
     result = run()
