@@ -60,13 +60,13 @@ def oracle(inputs: Inputs) -> list[Tensor]:
     )
 
 
-def workload(size: int, backward: bool, place: int | None = None) -> Workload:
-    name = f"torchvision_deeplabv3_resnet50_{size}x{size}_{'forward_backward' if backward else 'forward'}"
-    return Workload("accelerate", name, partial(inputs, size, backward), bytes_moved, oracle, threads=(2,), size=place)
+def workload(side: int, backward: bool, **options: Any) -> Workload:
+    name = f"torchvision_deeplabv3_resnet50_{side}x{side}_{'forward_backward' if backward else 'forward'}"
+    return Workload("accelerate", name, partial(inputs, side, backward), bytes_moved, oracle, threads=(2,), **options)
 
 
-WORKLOADS = (workload(513, False), workload(257, True))
-SWEEPS = (workload(129, False, 129 * 129),)
+WORKLOADS = (workload(257, True), workload(513, False, late=True))
+SWEEPS = (workload(129, False, size=129 * 129),)
 
 PROVIDERS = tuple(
     Provider(name, "accelerate", provider(layout, accelerated), needs="torchvision")

@@ -21,7 +21,7 @@ from report import is_ours, listed, peer_of
 from rich.console import Console
 
 METHOD = {
-    "cpu": "Each provider is held against float64 first; wrong ones get no figure. Then calls for 0.4 seconds (with "
+    "cpu": "Each provider is held against float64 first; wrong ones get no figure. Then calls for 0.3 seconds (with "
     "--quick 0.2), one at least; a first call of more than 2 seconds is the only one, unless it compiled. Median, "
     "interquartile range. Memory: the second call in a process of its own (the first, if that takes more than 2 "
     "seconds), above its inputs, results included; of segops' fastest row and its peer.",
@@ -30,7 +30,7 @@ METHOD = {
     "without waiting for the host between calls. Median, interquartile range. Memory by torch's allocator, above the "
     "inputs, results included.",
 }
-EFFORT = {"full": measure.Effort(0.4), "quick": measure.Effort(0.2), "gpu": measure.Effort(0.2)}
+EFFORT = {"full": measure.Effort(0.3), "quick": measure.Effort(0.2), "gpu": measure.Effort(0.2)}
 MINUTES = {"full": 13.5, "quick": 2.5}  # a workload that was started then is ended
 
 

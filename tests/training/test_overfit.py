@@ -14,7 +14,7 @@ from segops.models import create_model
 CASES = {
     "unet": ((64, 96), 150, 1e-2, {"padded": True, "channels": (16, 24, 32, 48, 64)}),
     "espnet": ((64, 96), 300, 1e-2, {"p": 1, "q": 2}),
-    "deeplab_v3_plus": ((112, 144), 160, 3e-3, {"encoder": "resnet18", "channels": 64}),
+    "deeplab_v3_plus": ((96, 128), 160, 3e-3, {"encoder": "resnet10t", "channels": 64}),
 }
 
 
