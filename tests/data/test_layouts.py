@@ -100,8 +100,8 @@ def test_what_is_cached_is_read_once_and_augmented_anew(folder):
     assert not torch.equal(first[0][0], first[1][0])
     cached.samples = []  # nothing to read from any more
     for epoch in range(3):
-        for now, before, read in zip(cached[epoch, 1], first[epoch], plain[epoch, 1], strict=True):
-            assert torch.equal(now, before) and torch.equal(now, read)
+        for again, before, read in zip(cached[epoch, 1], first[epoch], plain[epoch, 1], strict=True):
+            assert torch.equal(again, before) and torch.equal(again, read)
 
 
 def missing_mask(root):
