@@ -86,9 +86,9 @@ class SegmentationTask(pl.LightningModule):
             {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
         ]
         optimizer: torch.optim.Optimizer
-        # Elsewhere torch chooses well; on a CPU it would loop over the tensors. With 16-mixed a fused one scales
-        # gradients itself, which Lightning then can't clip.
-        fused = (self.device.type == "cpu" and recipe.precision != "16-mixed") or None
+        # Elsewhere torch chooses well; on a CPU it would loop over the tensors. With mixed precision Lightning can't
+        # clip gradients for a fused one, which may scale them itself.
+        fused = (self.device.type == "cpu" and "mixed" not in recipe.precision) or None
         if recipe.optimizer == "sgd":
             optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=fused)
         else:

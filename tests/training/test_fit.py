@@ -23,7 +23,7 @@ from segops.training.task import SegmentationTask
 
 SMALL = {
     "model": "fcn",
-    "model_options": {"encoder": "resnet10t", "output_stride": 32},
+    "model_options": {"encoder": "resnet18", "output_stride": 32},
     "epochs": 2,
     "crop": (32, 64),
     "workers": 0,
@@ -175,7 +175,7 @@ def without_dropout(recipe, data):  # each process draws its own
 module.make_task = without_dropout
 processes, model, output = sys.argv[1:]
 recipe = Recipe(
-    model=model, model_options={"encoder": "resnet10t", "output_stride": 32, "multi_grid": (1, 2)}, epochs=2, crop=(32, 64), scale=(1, 1),
+    model=model, model_options={"encoder": "resnet10t", "output_stride": 32, "multi_grid": (1,)}, epochs=2, crop=(32, 64), scale=(1, 1),
     workers=0, precision="64-true", accelerator="cpu", devices=processes, strategy="ddp" if processes == "2" else "auto",
 )
 module.fit(recipe, Path(output), progress=False)
