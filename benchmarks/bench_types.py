@@ -54,7 +54,7 @@ class Provider:
     segops are peers: ratios refer to the fastest correct one; one that begins with compiled calls torch.compile, whose
     first call takes seconds. ``needs`` is the module it takes; ``single`` says that it has one thread, ``cpu_only``
     that it takes no CUDA tensors; ``tolerance`` is the mean absolute difference from float64, relative to the mean.
-    On workloads whose name has one of ``leaves_out`` in it, it takes long and is not the fastest: it is not run there.
+    On a CPU it is not run on workloads whose name has one of ``slow_on`` in it: it takes long there and never wins.
     """
 
     name: str
@@ -64,15 +64,15 @@ class Provider:
     single: bool = False
     tolerance: float = field(default=1e-3)
     cpu_only: bool = False
-    leaves_out: tuple[str, ...] = ()
+    slow_on: tuple[str, ...] = ()
 
     @property
     def compiles(self) -> bool:
         return self.name.startswith("compiled")
 
-    def takes(self, workload: Workload) -> bool:
+    def takes(self, workload: Workload, device: str) -> bool:
         """Whether it is run on a workload of its operator."""
-        return workload.op == self.op and not any(part in workload.name for part in self.leaves_out)
+        return workload.op == self.op and not (device == "cpu" and any(x in workload.name for x in self.slow_on))
 
     def missing(self) -> bool:
         """Whether the module is not installed; looked up without importing it where it lies in no package."""

@@ -24,7 +24,7 @@ import torch
 
 MIB = 1 << 20
 LONGEST = 200  # seconds, after which a row's memory is given up
-LONG = 2.0  # seconds of a call that need not be repeated
+LONG, MUCH = 2.0, 512 * MIB  # seconds and bytes of a call that need not be repeated
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
@@ -40,11 +40,12 @@ def resident(key: str) -> int:
 
 
 def peak_of_process(run: Callable[[], Any], compiles: bool = False) -> int:
-    """Bytes that the second call takes, for which libraries are loaded and threads started. The first, where it is so
-    long that this is little beside it."""
+    """Bytes that the second call takes, for which libraries are loaded and threads started. The first, where it is long
+    and takes so much that these, some 30 MiB, are little beside it."""
     start = time.perf_counter()
     peak = peak_of_call(run)
-    return peak if time.perf_counter() - start > LONG and not compiles else peak_of_call(run)
+    enough = peak > MUCH and time.perf_counter() - start > LONG and not compiles
+    return peak if enough else peak_of_call(run)
 
 
 def peak_of_call(run: Callable[[], Any]) -> int:

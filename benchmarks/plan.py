@@ -90,7 +90,7 @@ def rows(
     found = []
     for w in workloads(ops or operators(), quick, sweeps):
         for p in PROVIDERS:
-            if not p.takes(w) or p.missing() or (p.compiles and (quick or w in SWEEPS)):
+            if not p.takes(w, device) or p.missing() or (p.compiles and (quick or w in SWEEPS)):
                 continue
             if device == "cpu":
                 found += [Row(w, p, device, t) for t in threads_of(w, p, most)]

@@ -111,11 +111,13 @@ def providers(op: str, function: Callable[..., Tensor], peer: Callable[..., Tens
     )
 
 
+ESPNET = 12, 12, 128, [1, 2, 4, 8, 16]  # its narrowest pyramid, at a quarter of 512 pixels
 WORKLOADS = (
     *workloads("atrous_conv2d", "2048_256_65x65_rate_36", plain_concat, 2048, 256, 65, [36]),
     *workloads("atrous_conv2d", "512_512_97x97_rate_4", plain_concat, 512, 512, 97, [4]),
     *workloads("atrous_conv2d", "256_256_97x97_rate_2", plain_concat, 256, 256, 97, [2]),
     *workloads("aspp", "deeplabv3_2048_256_65x65_rates_12_24_36", plain_concat, 2048, 256, 65, [12, 24, 36]),
+    *(replace(w, late=True) for w in workloads("aspp", "espnet_12_12_128x128_rates_1_2_4_8_16", plain_concat, *ESPNET)),
     *workloads("aspp_sum", "deeplabv2_2048_21_65x65_rates_6_12_18_24", plain_sum, 2048, 21, 65, [6, 12, 18, 24]),
 )
 # Stride 16, where rates are half as large, of a small backbone.

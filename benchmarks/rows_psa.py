@@ -208,9 +208,9 @@ WORKLOADS = tuple(
 )
 
 PROVIDERS = tuple(
-    Provider(name, f"psa_{mode}", provider(make), leaves_out=leaves_out)
+    Provider(name, f"psa_{mode}", provider(make), slow_on=slow_on)
     for mode, function in FUNCTIONS.items()
-    for name, make, leaves_out in (
+    for name, make, slow_on in (
         ("segops", lambda height, width, function=function: function, ()),
         ("strided", strided(mode), ()),
         ("indexed", indexed(mode), ()),

@@ -100,5 +100,6 @@ PROVIDERS = (
     Provider("published", "asymmetric_nonlocal", provider(published)),
     Provider("transposed", "asymmetric_nonlocal", provider(transposed)),
     Provider("compiled", "asymmetric_nonlocal", lambda inputs: provider(torch.compile(published))(inputs)),
+    Provider("compiled_transposed", "asymmetric_nonlocal", lambda inputs: provider(torch.compile(transposed))(inputs)),
     Provider("fused", "asymmetric_nonlocal", provider(fused)),
 )

@@ -50,7 +50,7 @@ class SegmentationData(Dataset[Pair], ABC):
             raise ValueError(f"names: expected at most 255 classes, a mask has a byte for each pixel, got {len(names)}")
         self.names, self.colours, self.augment, self.seed = list(names), colours, augment, seed
         self.size = None if size is None else _checks.pair("size", size, 1)
-        self._cached: dict[int, Pair] | None = {} if cache else None
+        self.cache, self._cached = cache, dict[int, Pair]()
 
     @abstractmethod
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,11 +70,9 @@ class SegmentationData(Dataset[Pair], ABC):
 
     def __getitem__(self, key: int | tuple[int, int]) -> Pair:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        pair = self._cached.get(index) if self._cached is not None else None
-        if pair is None:
-            pair = self._sized(index)
-            if self._cached is not None:
-                self._cached[index] = pair
+        pair = self._cached.get(index) or self._sized(index)
+        if self.cache:
+            self._cached[index] = pair
         return pair if self.augment is None else self.augment(*pair, (self.seed, epoch, index))
 
     def _sized(self, index: int) -> Pair:
