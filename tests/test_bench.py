@@ -172,6 +172,12 @@ def test_quick_takes_one_row_of_each_operator(toy):
     assert [w.name for w in plan.workloads(["toy"])] == ["square", "square_10", "square_100", "square_1000"]
 
 
+def test_a_slow_peer_is_left_out_on_cpus_alone():
+    peer = Provider("eager", "toy", raising, slow_on=("_1000",))
+    taken = [peer.takes(toy_workload(size), device) for device in ("cpu", "cuda") for size in (10, 1000)]
+    assert taken == [True, False, True, True]
+
+
 def test_what_is_late_comes_after_the_sweeps(toy, monkeypatch):
     late = dataclasses.replace(toy_workload(), name="late", late=True)
     monkeypatch.setattr(plan, "WORKLOADS", (late, toy_workload()))

@@ -32,7 +32,6 @@ def open_split(recipe: Recipe, split: str, names: Sequence[str] | None = None) -
         names=recipe.class_names() if names is None else names,
         size=recipe.size,
         seed=recipe.seed,
-        cache=recipe.cache,
     )
 
 
@@ -60,6 +59,7 @@ class RecipeData(pl.LightningDataModule):
             distortion=recipe.distortion,
         )
         self.val = open_split(recipe, "val", self.train.names)
+        self.train.cache = self.val.cache = recipe.cache
 
     def _processes(self) -> dict[str, Any]:
         if self.trainer is None:

@@ -86,10 +86,12 @@ class Recipe:
         if not isinstance(self.model_options, Mapping):
             raise TypeError(f"model_options: expected names and values, got {self.model_options!r}")
         for name, count in (("size", 2), ("crop", 2), ("scale", 2), ("distortion", 4)):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, tuple | list) and len(value) == count):
+            value, optional = getattr(self, name), name in ("size", "crop")
+            if value is None and optional:
+                continue
+            if not (isinstance(value, tuple | list) and len(value) == count):
                 raise ValueError(f"{name}: expected {count} numbers, got {value!r}")
-            if name in ("size", "crop") and value is not None:
+            if optional:
                 _checks.pair(name, value, 1)
         for name in ("lr", "power"):
             _checks.positive(name, getattr(self, name))

@@ -43,6 +43,7 @@ def test_the_command_line_wins(tmp_path):
         ({"size": [4]}, "size"),
         ({"size": 4}, "size: expected 2 numbers"),
         ({"scale": 2}, "scale: expected 2 numbers"),
+        ({"scale": None}, "scale: expected 2 numbers"),
         ({"distortion": [0.1]}, "distortion: expected 4 numbers"),
         ({"names": 5}, "names: expected text"),
         ({"loss": ["dice_loss"]}, "loss: expected text"),
