@@ -24,7 +24,7 @@ import torch
 
 MIB = 1 << 20
 LONGEST = 200  # seconds, after which a row's memory is given up
-LONG, MUCH = 2.0, 512 * MIB  # seconds and bytes of a call that need not be repeated
+LONG, MUCH = 0.5, 512 * MIB  # seconds and bytes of a call that need not be repeated
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 

@@ -81,6 +81,7 @@ WORKLOADS = (
         lambda: scene(("coffee", "chelsea", "astronaut", "rocket"), 375, 500, 21, 10),
         crf_bytes,
         exact_crf,
+        late=True,
     ),
     Workload("mean_field", "build_500x375_21_labels", lambda: scene(VOC, 375, 500, 21, 0), crf_bytes, exact_crf),
     Workload(
@@ -109,6 +110,7 @@ SWEEPS = tuple(
         crf_bytes,
         exact_crf,
         size=height * width,
+        late=width == 1000,
     )
     for height, width in ((94, 125), (188, 250), (750, 1000))
 ) + (

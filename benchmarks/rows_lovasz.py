@@ -164,6 +164,7 @@ SWEEPS = tuple(
         tensors_once,
         by_reference(segops_softmax),
         size=size * size,
+        late=size == 1024,
     )
     for size in (128, 256, 512, 1024)
 )

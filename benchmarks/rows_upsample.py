@@ -96,7 +96,12 @@ WORKLOADS = (
 PROVIDERS = (
     Provider("segops", "upsample_cross_entropy", with_loss(segops.upsample_cross_entropy)),
     Provider("two_steps", "upsample_cross_entropy", with_loss(two_steps)),
-    Provider("compiled", "upsample_cross_entropy", lambda inputs: with_loss(torch.compile(two_steps))(inputs)),
+    Provider(
+        "compiled",
+        "upsample_cross_entropy",
+        lambda inputs: with_loss(torch.compile(two_steps))(inputs),
+        slow_on=("1024x2048",),
+    ),
     Provider("segops", "upsample_argmax", with_labels(lambda x, target: segops.upsample_argmax(x, target.shape[1:]))),
     Provider("two_steps", "upsample_argmax", with_labels(lambda x, target: up(x, target).argmax(1))),
 )

@@ -23,7 +23,7 @@ from rich.console import Console
 METHOD = {
     "cpu": "Each provider is held against float64 first; wrong ones get no figure. Then calls for 0.3 seconds (with "
     "--quick 0.2), one at least; a first call of more than 2 seconds is the only one, unless it compiled. Median, "
-    "interquartile range. Memory: the second call in a process of its own (the first, if that takes more than 2 "
+    "interquartile range. Memory: the second call in a process of its own (the first, if that takes more than 0.5 "
     "seconds and 512 MiB), above its inputs, results included; of segops' fastest row and its peer.",
     "cuda": "Each provider is held against float64 first; wrong ones get no figure. Then time between two events of "
     "the device around each call, on copies of the inputs in turn that are together larger than the second cache, "
