@@ -126,10 +126,11 @@ def test_autocast(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_compile_and_export(name):
+    """In one graph; what comes after that, export does as well, and the compiler itself is tested with the operators."""
     model = small(name).eval()
     with torch.no_grad():
         expected = model(image())
-        assert_close(torch.compile(model, backend="aot_eager", fullgraph=True)(image()), expected, 84)
+        assert_close(torch.compile(model, backend="eager", fullgraph=True)(image()), expected, 84)
         assert_close(torch.export.export(model, (image(),)).module()(image()), expected, 84)
     torch.compiler.reset()
 

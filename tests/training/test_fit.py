@@ -174,8 +174,9 @@ def without_dropout(recipe, data):  # each process draws its own
 
 module.make_task = without_dropout
 processes, model, output = sys.argv[1:]
+options = {"encoder": "resnet10t", "output_stride": 32, "multi_grid": (1,), "channels": 64, "num_bases": 8}
 recipe = Recipe(
-    model=model, model_options={"encoder": "resnet10t", "output_stride": 32, "multi_grid": (1,)}, epochs=2, crop=(32, 64), scale=(1, 1),
+    model=model, model_options=options, epochs=2, crop=(32, 64), scale=(1, 1),
     workers=0, precision="64-true", accelerator="cpu", devices=processes, strategy="ddp" if processes == "2" else "auto",
 )
 module.fit(recipe, Path(output), progress=False)

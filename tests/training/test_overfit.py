@@ -29,7 +29,8 @@ def test_four_scenes(name):
     for module in model.modules():
         if isinstance(module, nn.Dropout | nn.Dropout2d):
             module.p = 0.0
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, fused=True)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, steps, 0.9)
     scores = []
     for step in range(steps):
