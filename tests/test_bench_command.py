@@ -31,14 +31,14 @@ def bench(*arguments):
 )
 def test_bad_options_are_one_sentence(arguments, message):
     result = bench(*arguments)
-    assert result.exit_code == 2 and result.stderr.startswith(f"segops bench: {message}"), result.stderr
+    assert result.exit_code == 1 and result.stderr.startswith(f"error: {message}"), result.stderr
 
 
 def test_without_a_checkout_it_says_so(monkeypatch, tmp_path):
     module = sys.modules["segops.cli.bench"]
     monkeypatch.setattr(module, "__file__", str(tmp_path / "segops" / "cli" / "bench.py"))
     result = bench("--quick")
-    assert result.exit_code == 2 and "needs a checkout" in result.stderr
+    assert result.exit_code == 1 and "needs a checkout" in result.stderr
 
 
 def test_a_quick_run_prints_keeps_and_draws(tmp_path):

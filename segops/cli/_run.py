@@ -1,4 +1,4 @@
-"""What train, evaluate and predict share: messages, values of options, bars."""
+"""What the commands share: messages, values of options, bars."""
 
 from __future__ import annotations
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
+
+from ._run import fail
 
 
 def bench(
@@ -48,9 +50,3 @@ def bench(
     if plot is not None:
         for path in importlib.import_module("plots").draw(result, plot):
             console.print(f"plot: {path}")
-
-
-def fail(message: str) -> NoReturn:
-    """One sentence on stderr, and exit status 2."""
-    typer.echo(f"segops bench: {message}", err=True)
-    raise typer.Exit(2)

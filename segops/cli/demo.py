@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 
 from segops.data import ASTRONAUT, IGNORE
+
+from ._run import chosen_device, fail
 
 if TYPE_CHECKING:
     import torch
@@ -53,13 +55,9 @@ def demo(
 
     from .picture import draw
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        pixels = torch.from_numpy(photo).to(device).permute(2, 0, 1)[None]
-        logits = soft_logits(torch.from_numpy(coarse).to(device), len(legend), confidence)[None]
-    except (RuntimeError, AssertionError) as error:
-        fail(f"device {device!r} can not be used: {str(error).splitlines()[0]}")
+    device = chosen_device(device)
+    pixels = torch.from_numpy(photo).to(device).permute(2, 0, 1)[None]
+    logits = soft_logits(torch.from_numpy(coarse).to(device), len(legend), confidence)[None]
 
     def crf(window: tuple[slice, slice], algorithm: str = "lattice") -> torch.Tensor:
         return segops.dense_crf(
@@ -114,12 +112,6 @@ def demo(
         f"photo, coarse labels, refined labels and confidence are side by side in {output}.",
         markup=False,
     )
-
-
-def fail(message: str) -> NoReturn:
-    """One sentence on stderr, and exit status 2."""
-    typer.echo(f"segops demo: {message}", err=True)
-    raise typer.Exit(2)
 
 
 def load(image: Path | None, labels: Path | None, names: str | None) -> tuple[np.ndarray, np.ndarray, list[str]]:

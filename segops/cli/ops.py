@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ._run import fail
+
 
 def ops(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the operators, which backends each has here, and why the others are missing."""
@@ -15,8 +17,7 @@ def ops(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
     try:
         rows = _backends.table()
     except ValueError as error:  # SEGOPS_BACKEND is none
-        typer.echo(f"segops ops: {error}", err=True)
-        raise typer.Exit(2) from None
+        fail(str(error))
     if as_json:
         typer.echo(json.dumps([{"operator": name, "backends": dict(backends)} for name, backends in rows], indent=2))
         return
