@@ -27,7 +27,8 @@ class Workload:
     ``operations`` the multiplications and additions of matrix products that nobody can save (in the dtype of the first
     floating tensor, or in TF32 where ``tf32`` says that torch's defaults allow it), and ``comparable`` what of a result
     is held against the oracle, where that is not the result itself. ``size``, in pixels, is the place in a plot of
-    growth. What is ``late`` is measured after everything else, if there is time.
+    growth. What is ``late`` is measured after everything else, if there is time, and of what is not ``weighed`` no peak
+    memory, which for whole models takes long.
     """
 
     op: str
@@ -41,6 +42,7 @@ class Workload:
     tf32: bool = False
     size: int | None = None
     late: bool = False
+    weighed: bool = True
 
     def __str__(self) -> str:
         return f"{self.op}-{self.name}"

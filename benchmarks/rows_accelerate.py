@@ -62,7 +62,9 @@ def oracle(inputs: Inputs) -> list[Tensor]:
 
 def workload(side: int, backward: bool, **options: Any) -> Workload:
     name = f"torchvision_deeplabv3_resnet50_{side}x{side}_{'forward_backward' if backward else 'forward'}"
-    return Workload("accelerate", name, partial(inputs, side, backward), bytes_moved, oracle, threads=(2,), **options)
+    return Workload(
+        "accelerate", name, partial(inputs, side, backward), bytes_moved, oracle, threads=(2,), weighed=False, **options
+    )
 
 
 WORKLOADS = (workload(257, True), workload(513, False, late=True))

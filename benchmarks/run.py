@@ -59,7 +59,7 @@ def measured(rows: list[plan.Row], kind: str) -> Iterator[dict[str, Any]]:
     done = [measure.measure(row, effort) for row in rows]
     weighed = ours_and_its_peer(done)
     for row, facts in zip(rows, done):
-        if row.device == "cpu" and any(facts is other for other in weighed):
+        if row.device == "cpu" and row.workload.weighed and any(facts is other for other in weighed):
             peak = memory.peak_on_cpu(str(row.workload), row.provider.name, row.threads)
             facts["peak_mib"] = None if peak is None else peak / memory.MIB
         yield facts
