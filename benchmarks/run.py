@@ -24,7 +24,8 @@ METHOD = {
     "cpu": "Each provider is held against float64 first; wrong ones get no figure. Then calls for 0.3 seconds (with "
     "--quick 0.2), one at least; a first call of more than 2 seconds is the only one, unless it compiled. Median, "
     "interquartile range. Memory: the second call in a process of its own (the first, if that takes more than 0.5 "
-    "seconds and 512 MiB), above its inputs, results included; of segops' fastest row and its peer.",
+    "seconds and 512 MiB), above its inputs, results included; of segops' fastest row and its peer, not of whole "
+    "models.",
     "cuda": "Each provider is held against float64 first; wrong ones get no figure. Then time between two events of "
     "the device around each call, on copies of the inputs in turn that are together larger than the second cache, "
     "without waiting for the host between calls. Median, interquartile range. Memory by torch's allocator, above the "

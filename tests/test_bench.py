@@ -178,6 +178,13 @@ def test_a_slow_peer_is_left_out_on_cpus_alone():
     assert taken == [True, False, True, True]
 
 
+def test_what_is_not_weighed_has_no_memory(toy, monkeypatch):
+    monkeypatch.setattr(plan, "WORKLOADS", (dataclasses.replace(toy_workload(), weighed=False),))
+    monkeypatch.setattr(plan, "SWEEPS", ())
+    (row,) = rows_of(run.bench(device="cpu", threads=1), "segops")
+    assert row["status"] == "ok" and "peak_mib" not in row
+
+
 def test_what_is_late_comes_after_the_sweeps(toy, monkeypatch):
     late = dataclasses.replace(toy_workload(), name="late", late=True)
     monkeypatch.setattr(plan, "WORKLOADS", (late, toy_workload()))
