@@ -56,18 +56,19 @@ struct Inputs {
     return p;
   }
 
-  // body(S{}) for the dtype S of the tensors.
+  // body(S{}, E{}) for the dtype S of the tensors and what its products multiply.
   template <class Body>
   void dispatch(const Body& body) const {
     switch (query.scalar_type()) {
       case ScalarType::Double:
-        return body(double{});
+        return body(double{}, double{});
       case ScalarType::Float:
-        return body(float{});
+        return body(float{}, float{});
       case ScalarType::BFloat16:
-        return body(torch::headeronly::BFloat16{});
+        if (segops::bfloat16_pairs()) return body(torch::headeronly::BFloat16{}, segops::Pair{});
+        return body(torch::headeronly::BFloat16{}, float{});
       case ScalarType::Half:
-        return body(torch::headeronly::Half{});
+        return body(torch::headeronly::Half{}, float{});
       default:
         require(false, "nonlocal_attention: expected float64, float32, bfloat16 or float16");
     }
@@ -94,15 +95,16 @@ std::tuple<Tensor, Tensor> nonlocal_attention(Tensor query, Tensor key, Tensor v
   const int64_t channels = in.value.size(1), queries = in.query.size(2);
   Tensor out = fresh(in.query, {in.batch(), channels, queries});
   Tensor lse = torch::stable::new_empty(in.query, {in.batch(), queries}, in.sum_type());
-  in.dispatch([&](auto zero) {
+  in.dispatch([&](auto zero, auto element) {
     using S = decltype(zero);
+    using E = decltype(element);
     S* to = mutable_data<S>(out);
     auto* sums = mutable_data<segops::nonlocal::Sum<S>>(lse);
     in.each([&](int64_t n, Parallel& parallel) {
       auto p = in.problem<S>(n);
       p.out = to + n * channels * queries;
       p.lse = sums + n * queries;
-      segops::nonlocal::forward(p, parallel);
+      segops::nonlocal::forward<E>(p, parallel);
     });
   });
   return {out, lse};
@@ -122,8 +124,9 @@ std::tuple<Tensor, Tensor, Tensor> nonlocal_attention_backward(Tensor grad, Tens
               lse.scalar_type() == in.sum_type(),
           "nonlocal_attention_backward: expected grad and out of the inputs' dtype, and lse of that of the sums");
   Tensor grad_query = fresh_like(in.query), grad_key = fresh_like(in.key), grad_value = fresh_like(in.value);
-  in.dispatch([&](auto zero) {
+  in.dispatch([&](auto zero, auto element) {
     using S = decltype(zero);
+    using E = decltype(element);
     S *to_query = mutable_data<S>(grad_query), *to_key = mutable_data<S>(grad_key),
       *to_value = mutable_data<S>(grad_value);
     auto* sums = mutable_data<segops::nonlocal::Sum<S>>(lse);
@@ -135,7 +138,7 @@ std::tuple<Tensor, Tensor, Tensor> nonlocal_attention_backward(Tensor grad, Tens
       p.grad_query = to_query + n * p.dims * queries;
       p.grad_key = to_key + n * p.dims * p.keys;
       p.grad_value = to_value + n * channels * p.keys;
-      segops::nonlocal::backward(p, parallel);
+      segops::nonlocal::backward<E>(p, parallel);
     });
   });
   return {grad_query, grad_key, grad_value};

@@ -118,6 +118,7 @@ _NONLOCAL = {  # batch, dims, channels, queries, keys, scale
     "pooled": (2, 4, 10, 33, 6, -0.7),
     "one_key": (2, 3, 4, 9, 1, 1.0),
     "one_query": (1, 3, 4, 1, 50, 1.0),
+    "two_blocks": (1, 133, 3, 35, 201, 0.1),
     "empty_batch": (0, 3, 4, 9, 5, 1.0),
 }
 

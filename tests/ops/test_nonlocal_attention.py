@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -127,9 +129,10 @@ def test_huge_energies(scale, dtype):
     torch.testing.assert_close(out, plain(query, key, value, scale=scale), rtol=1e-4, atol=1e-4)
 
 
-def test_one_key_has_all_the_weight():
-    query, key, value = inputs(2, 3, 70, 130, 1, torch.float32)
-    grad = torch.randn(2, 70, 130)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_key_has_all_the_weight(dtype):
+    query, key, value = inputs(2, 3, 141, 130, 1, dtype)
+    grad = torch.randn(2, 141, 130).to(dtype)
     out, *gradients = with_gradients(segops.nonlocal_attention, (query, key, value), grad)
     assert torch.equal(out, value.expand_as(out))
     assert not gradients[0].any()  # the weight is 1 whatever the energy, and nothing of it is left by rounding
@@ -137,9 +140,10 @@ def test_one_key_has_all_the_weight():
     torch.testing.assert_close(gradients[2], grad.sum(2, keepdim=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_not_a_number_stays_with_its_queries(bad):
-    query, key, value = inputs(2, 3, 4, 120, 50, torch.float32)
+def test_not_a_number_stays_with_its_queries(bad, dtype):
+    query, key, value = inputs(2, 3, 4, 120, 50, dtype)
     query[0, 1, 7] = bad
     out = segops.nonlocal_attention(query, key, value)
     assert out[0, :, 7].isnan().all()
@@ -149,15 +153,36 @@ def test_not_a_number_stays_with_its_queries(bad):
 
 
 @pytest.mark.parametrize("mode", ["embedded_gaussian", "dot_product"])
+@pytest.mark.parametrize("sizes", [(20, 12, 150, 300), (133, 5, 35, 201)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_halves_are_summed_in_float32(dtype, mode):
-    tensors, grad = inputs(1, 20, 12, 150, 300, dtype), torch.randn(1, 12, 150).to(dtype)
+def test_halves_are_summed_in_float32(dtype, sizes, mode):
+    tensors, grad = inputs(1, *sizes, dtype), torch.randn(1, sizes[1], sizes[2]).to(dtype)
+    scale = 1.5 * sizes[0] ** -0.5
     wide = [x.double() for x in tensors]
-    expected = with_gradients(plain, wide, grad.double(), mode=mode, scale=0.3)
-    actual = with_gradients(segops.nonlocal_attention, tensors, grad, mode=mode, scale=0.3)
+    expected = with_gradients(plain, wide, grad.double(), mode=mode, scale=scale)
+    actual = with_gradients(segops.nonlocal_attention, tensors, grad, mode=mode, scale=scale)
     for a, b, name in zip(actual, expected, ("out", "query", "key", "value"), strict=True):
         assert a.dtype == dtype
         assert_gradients_match(a, b, 2 * torch.finfo(dtype).eps, name)
+
+
+@pytest.mark.parametrize("isa", ["base", "avx2"])
+def test_pairs_of_bfloat16_without_their_instruction(isa):
+    """The same code on any processor, where it is not chosen because it takes longer than widening them."""
+    wish = {"SEGOPS_ISA": isa, "SEGOPS_BFLOAT16_PAIRS": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+        "-k",
+        "halves_are or one_key or not_a_number",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **wish})
+    assert result.returncode == 0, result.stdout
 
 
 def test_dot_product_of_halves_does_not_overflow():

@@ -50,10 +50,10 @@ inline const char* isa_name() {
 
 // SEGOPS_BY_ISA(function)(arguments): the function of the chosen instruction set's namespace.
 #if SEGOPS_X86
-#define SEGOPS_BY_ISA(function)                                  \
-  (::segops::isa() == ::segops::Isa::kAvx512 ? &avx512::function \
-   : ::segops::isa() == ::segops::Isa::kAvx2 ? &avx2::function   \
-                                             : &base::function)
+#define SEGOPS_BY_ISA(...)                                          \
+  (::segops::isa() == ::segops::Isa::kAvx512 ? &avx512::__VA_ARGS__ \
+   : ::segops::isa() == ::segops::Isa::kAvx2 ? &avx2::__VA_ARGS__   \
+                                             : &base::__VA_ARGS__)
 #else
-#define SEGOPS_BY_ISA(function) (&base::function)
+#define SEGOPS_BY_ISA(...) (&base::__VA_ARGS__)
 #endif

@@ -10,7 +10,9 @@
 // a tile of queries is done with before the next.
 //
 // Matrices lie in panels (see panel_product_isa.h): keys and values forward, queries and the result's gradient
-// backward, where they stay; the others for the block or tile at hand. Halves are float from there on.
+// backward, where they stay; the others for the block or tile at hand. Halves are float from there on, or where the
+// processor multiplies pairs of bfloat16 (E = Pair) they stay what they are, and weights and the gradients of energies
+// are rounded to them before they are multiplied; all sums are float.
 #pragma once
 
 #include <algorithm>
@@ -19,6 +21,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "segops/bfloat16.h"
 #include "segops/buffer.h"
 #include "segops/isa.h"
 #include "segops/parallel.h"
@@ -42,14 +45,40 @@ struct Problem {
   S *grad_query = nullptr, *grad_key = nullptr, *grad_value = nullptr;  // written by the backward
 };
 
-// Of queries, packed: themselves (scaled), the results' gradients, and their own gradients as they grow.
-template <class T>
-struct Gradients {
-  T *query, *grad, *grad_query, *lse, *mean;
+// A packed matrix, as a product reads it that sums over its rows and as one that sums over its positions: numbers lie
+// in one way for both. A tile begins at a whole panel.
+template <class E>
+struct Packed {
+  int64_t rows;
+  E *by_rows, *by_positions;
 
-  template <class S>
-  Gradients tile(int64_t at, const Problem<S>& p) const {
-    return {query + at * p.dims, grad + at * p.channels, grad_query + at * p.dims, lse + at, mean + at};
+  Packed tile(int64_t at) const {
+    return {rows, by_rows + elements<E>(rows) * at, by_positions + rows * (at / kNumbers<E>)};
+  }
+};
+
+template <class E>
+class PackedBuffer {
+ public:
+  PackedBuffer(int64_t rows, int64_t positions)
+      : rows_(rows),
+        by_rows_(elements<E>(rows) * positions),
+        by_positions_(kNumbers<E> == 1 ? 0 : rows * elements<E>(positions)) {}
+  Packed<E> get() { return {rows_, by_rows_.data(), kNumbers<E> == 1 ? by_rows_.data() : by_positions_.data()}; }
+
+ private:
+  int64_t rows_;
+  Buffer<E> by_rows_, by_positions_;
+};
+
+// Of queries: themselves and the gradients of their results, packed, and their own gradients as they grow.
+template <class E, class T = Total<E>>
+struct Gradients {
+  Packed<E> query, grad;
+  T *grad_query, *lse, *mean;
+
+  Gradients tile(int64_t at) const {
+    return {query.tile(at), grad.tile(at), grad_query + at * query.rows, lse + at, mean + at};
   }
 };
 
@@ -58,17 +87,18 @@ struct Gradients {
 
 inline int64_t padded(int64_t positions) { return (positions + kTile - 1) / kTile * kTile; }
 
-template <class S>
+template <class E, class S>
 void forward(const Problem<S>& p, Parallel& parallel) {
-  using T = Sum<S>;
-  Buffer<T> key(padded(p.keys) * p.dims), value(padded(p.keys) * p.channels);
+  PackedBuffer<E> key_buffer(p.dims, padded(p.keys)), value_buffer(p.channels, padded(p.keys));
+  const Packed<E> key = key_buffer.get(), value = value_buffer.get();
   Tiles(p.keys, parallel).run([&](int, int64_t begin, int64_t end) {
-    SEGOPS_BY_ISA(pack<S>)(p.key + begin, p.keys, p.dims, end - begin, T(1), key.data() + begin * p.dims);
-    SEGOPS_BY_ISA(pack<S>)
-    (p.value + begin, p.keys, p.channels, end - begin, T(1), value.data() + begin * p.channels);
+    const auto pack_key = SEGOPS_BY_ISA(pack_rows<E, S>);
+    const auto pack_value = SEGOPS_BY_ISA(pack_positions<E, S>);
+    pack_key(p.key + begin, p.keys, p.dims, end - begin, key.tile(begin).by_rows);
+    pack_value(p.value + begin, p.keys, p.channels, end - begin, value.tile(begin).by_positions);
   });
   Tiles(p.queries, parallel).run([&](int, int64_t begin, int64_t end) {
-    SEGOPS_BY_ISA(attend_queries<S>)(p, key.data(), value.data(), begin, end);
+    SEGOPS_BY_ISA(attend_queries<E, S>)(p, key, value, begin, end);
   });
 }
 
@@ -80,30 +110,31 @@ void collect(const Problem<S>& p, int64_t j, Buffer<T>& parts, int threads, Para
     for (int i = 1; i < threads; ++i)
       for (int64_t at = begin; at < end; ++at) parts[at] += parts[i * part + at];
   });
-  SEGOPS_BY_ISA(unpack<S>)(parts.data(), p.dims, keys, T(1), p.grad_key + j, p.keys);
+  SEGOPS_BY_ISA(unpack<S>)(parts.data(), p.dims, keys, T(p.scale), p.grad_key + j, p.keys);
   SEGOPS_BY_ISA(unpack<S>)(parts.data() + kKeys * p.dims, p.channels, keys, T(1), p.grad_value + j, p.keys);
 }
 
-template <class S>
+template <class E, class S>
 void backward(const Problem<S>& p, Parallel& parallel) {
-  using T = Sum<S>;
+  using T = Total<E>;
   Tiles tiles(p.queries, parallel);
   const int threads = tiles.threads();  // a thread of torch's pool that is asked says 1
   Buffer<T> parts(threads * kKeys * (p.dims + p.channels));
   const auto part = [&](int i) { return parts.data() + i * kKeys * (p.dims + p.channels); };
   if (p.keys <= kKeys) {
     tiles.run([&](int i, int64_t begin, int64_t end) {
-      SEGOPS_BY_ISA(differentiate_only_block<S>)(p, begin, end, part(i), part(i) + kKeys * p.dims);
+      SEGOPS_BY_ISA(differentiate_only_block<E, S>)(p, begin, end, part(i), part(i) + kKeys * p.dims);
     });
     return collect(p, 0, parts, threads, parallel);
   }
   const int64_t queries = padded(p.queries);
-  Buffer<T> query(queries * p.dims), grad(queries * p.channels), grad_query(query.size()), lse(queries), mean(queries);
-  const Gradients<T> g{query.data(), grad.data(), grad_query.data(), lse.data(), mean.data()};
-  tiles.run([&](int, int64_t begin, int64_t end) { SEGOPS_BY_ISA(prepare_queries<S>)(p, g, begin, end); });
+  PackedBuffer<E> query(p.dims, queries), grad(p.channels, queries);
+  Buffer<T> grad_query(queries * p.dims), lse(queries), mean(queries);
+  const Gradients<E> g{query.get(), grad.get(), grad_query.data(), lse.data(), mean.data()};
+  tiles.run([&](int, int64_t begin, int64_t end) { SEGOPS_BY_ISA(prepare_queries<E, S>)(p, g, begin, end); });
   for (int64_t j = 0; j < p.keys; j += kKeys) {
     tiles.run([&](int i, int64_t begin, int64_t end) {
-      SEGOPS_BY_ISA(differentiate_block<S>)(p, g, j, begin, end, part(i), part(i) + kKeys * p.dims);
+      SEGOPS_BY_ISA(differentiate_block<E, S>)(p, g, j, begin, end, part(i), part(i) + kKeys * p.dims);
     });
     collect(p, j, parts, threads, parallel);
   }
