@@ -56,7 +56,7 @@ def test_compact_is_that_of_semseg(mode):
     mode=st.sampled_from(MODES),
     channels=st.integers(1, 110),
     height=st.integers(1, 16),
-    width=st.integers(1, 16),
+    width=st.integers(1, 40),
     mask=st.tuples(st.integers(0, 18), st.integers(0, 18)),
     softmax=st.booleans(),
 )
