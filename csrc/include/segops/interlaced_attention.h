@@ -19,8 +19,8 @@
 
 namespace segops::interlaced {
 
-constexpr int64_t kChunk = 64;            // channels at a time
-constexpr int64_t kPad = 8;               // members are padded to multiples of this
+constexpr int64_t kChunk = 64;  // channels at a time
+constexpr int64_t kPad = 8;     // members are padded to multiples of this
 // Bytes of a lot's weights, or one group's if they are more: of eight groups of 360 members, since fewer than eight
 // side by side can't be moved in tiles.
 constexpr int64_t kWeights = 4 << 20;
