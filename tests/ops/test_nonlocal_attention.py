@@ -170,17 +170,8 @@ def test_halves_are_summed_in_float32(dtype, sizes, mode):
 def test_pairs_of_bfloat16_without_their_instruction(isa):
     """The same code on any processor, where it is not chosen because it takes longer than widening them."""
     wish = {"SEGOPS_ISA": isa, "SEGOPS_BFLOAT16_PAIRS": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        __file__,
-        "-k",
-        "halves_are or one_key or not_a_number",
-    ]
+    which = ["-k", "halves_are or one_key or not_a_number"]
+    command = [sys.executable, *"-m pytest -q -p no:cacheprovider".split(), __file__, *which]
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **wish})
     assert result.returncode == 0, result.stdout
 

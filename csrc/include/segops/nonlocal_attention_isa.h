@@ -96,16 +96,17 @@ void pack(const S* x, int64_t stride, int64_t count, const Packed<E>& out) {
 template <class E, class T = Total<E>>
 struct Block {
   int64_t keys;
-  PackedBuffer<E> key_buffer, value_buffer;
-  Packed<E> key = key_buffer.get(), value = value_buffer.get();
+  PackedBuffer<E> key_buffer;
+  Packed<E> key = key_buffer.get();
+  Buffer<E> value;  // which no product sums over the keys of
   Buffer<T> weights{kKeys * kTile}, grad_energies{kKeys * kTile};
   Buffer<E> room{kKeys * kTile / kNumbers<E>};
 
   template <class S>
   Block(const Problem<S>& p, int64_t j)
-      : keys(std::min(kKeys, p.keys - j)), key_buffer(p.dims, kKeys), value_buffer(p.channels, kKeys) {
+      : keys(std::min(kKeys, p.keys - j)), key_buffer(p.dims, kKeys), value(elements<E>(p.channels) * kKeys) {
     pack(p.key + j, p.keys, keys, key);
-    pack(p.value + j, p.keys, keys, value);
+    pack_rows(p.value + j, p.keys, p.channels, keys, value.data());
   }
 };
 
@@ -120,7 +121,7 @@ void differentiate_tile(const Gradients<E>& g, Block<E>& block, int64_t count, T
   T *w = block.weights.data(), *e = block.grad_energies.data();
   E* t = block.room.data();
   multiply_positions(block.key.by_rows, keys, g.query.by_rows, panels, elements<E>(dims), w, kKeys);
-  multiply_positions(block.value.by_rows, keys, g.grad.by_rows, panels, elements<E>(channels), e, kKeys);
+  multiply_positions(block.value.data(), keys, g.grad.by_rows, panels, elements<E>(channels), e, kKeys);
   for (int64_t i = 0; i < panels; ++i)
     differentiate_softmax(w + i * kKeys * N, e + i * kKeys * N, keys, scale, g.lse + i * N, g.mean + i * N);
   multiply_rows_of(block.key.by_positions, dims, rows_as(e, keys, kKeys, panels, t), kKeys / K, panels,
