@@ -46,7 +46,7 @@ demo: $(NATIVE_STAMP)
 	@$(PY) -m segops demo $(ARGS)
 
 test: $(NATIVE_STAMP) .venv/.stamp-dev
-	$(SAY) "Running the tests and the examples of the docstrings (ten to fourteen minutes on two cores)"
+	$(SAY) "Running the tests and the examples of the docstrings (six to fourteen minutes on two cores)"
 	@OMP_WAIT_POLICY=passive $(PY) -m pytest --benchmark-disable -n $(MAX_JOBS) --dist worksteal $(ARGS)
 	$(SAY) "Tests and examples pass."
 

@@ -19,6 +19,9 @@ EXPLAINED: dict[tuple[str, str], str] = {
     ("cpu", "aspp"): "forward, both are oneDNN's convolution, and what differs is a copy to channels_last",
     ("cpu", "aspp_sum"): "forward, 21 results are no whole vectors, for which oneDNN has narrower kernels; with "
     "gradients segops is the faster",
+    ("cpu", "interlaced_attention"): "an older kernel: of groups of 256 members it took fewer than eight at a time, "
+    "and moved these one by one",
+    ("cpu", "nonlocal_attention_dot_product"): "both are the same matrix products of torch",
     ("cpu", "accelerate"): "forward, oneDNN skips padding in channels_last too, and most of the model has no holes; "
     "with gradients segops is the faster",
 }
