@@ -1,8 +1,8 @@
 // Atrous spatial pyramid pooling of tensors; see segops/reference/aspp.py.
 //
-// A forward pass in float32 is left to oneDNN reading channels_last, since it skips the padding there; the input is
-// brought into that order once. All else runs on the kernels of atrous_conv2d: sums of gradients, which they add up
-// before anything is stored, and gradients of weights.
+// A forward pass in float32 is left to oneDNN where it is the faster, mostly reading channels_last, since it skips the
+// padding there; the input is brought into that order once. All else runs on the kernels of atrous_conv2d: sums of
+// gradients, which they add up before anything is stored, and gradients of weights.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -70,7 +70,18 @@ struct Branches {
   }
 };
 
-// Adds maps of one size, both channels_last.
+std::vector<Convolution> convolutions(const Tensor& x, const std::vector<Tensor>& weights, const Branches& branches,
+                                      const std::vector<int64_t>& rates) {
+  std::vector<Convolution> all;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const Taps& taps = branches.all[i].taps;
+    const std::vector<int64_t> padding{-taps.first_y, -taps.first_x}, dilation{rates[i], rates[i]};
+    all.emplace_back(x, weights[i].sizes(), std::vector<int64_t>{1, 1}, padding, dilation, 1);
+  }
+  return all;
+}
+
+// Adds maps of one size and one layout.
 void add(const Tensor& from, Tensor& to) {
   const float* const addend = data<float>(from);
   float* const sum = mutable_data<float>(to);
@@ -82,21 +93,22 @@ void add(const Tensor& from, Tensor& to) {
 
 // Each branch by oneDNN, into its channels of out; the first of those that are summed takes the others.
 void convolve_dense(const Tensor& x, const std::vector<Tensor>& weights, const std::optional<Tensor>& bias,
-                    const Branches& branches, const std::vector<int64_t>& rates, bool sum, Tensor& out, bool last) {
-  const Tensor source = segops::in_layout(x, true);
+                    const Branches& branches, const std::vector<Convolution>& convolutions, bool sum, Tensor& out,
+                    bool last) {
+  const bool planes = !last && segops::isa() == segops::Isa::kAvx512 && convolutions[0].is_narrow();
+  const Tensor source = segops::in_layout(x, !planes);
   const auto to = mutable_map_of<float>(out, last);
   segops::TorchParallel parallel;
   Tensor total;
   for (size_t i = 0; i < weights.size(); ++i) {
     const Branch& b = branches.all[i];
-    const std::vector<int64_t> padding{-b.taps.first_y, -b.taps.first_x}, dilation{rates[i], rates[i]};
-    const Convolution c(source, weights[i].sizes(), {1, 1}, padding, dilation, 1);
     std::optional<Tensor> part;
     if (bias && !(sum && i > 0)) {
       Tensor all = *bias;
       part = torch::stable::narrow(all, 0, b.first, b.count);
     }
-    Tensor result = segops::in_layout(c.forward(source, segops::in_layout(weights[i], true), part), true);
+    const Tensor weight = planes ? weights[i] : segops::in_layout(weights[i], true);
+    Tensor result = segops::in_layout(convolutions[i].forward(source, weight, part), !planes);
     if (sum && i > 0) add(result, total);
     if (i == 0) total = result;
     if (sum && i + 1 < weights.size()) continue;
@@ -116,8 +128,11 @@ Tensor aspp(Tensor x, std::vector<Tensor> weights, std::optional<Tensor> bias, s
   Tensor out = segops::fresh_map(x, x.size(0), branches.channels, x.size(2), x.size(3), last);
   if (out.numel() == 0) return out;
   if (bias) bias = torch::stable::contiguous(*bias);
-  if (method != "skip" && x.scalar_type() == segops::ScalarType::Float) {
-    convolve_dense(x, weights, bias, branches, rates, sum, out, last);
+  const std::vector<Convolution> all = convolutions(x, weights, branches, rates);
+  bool dense = method == "dense";
+  for (const Convolution& c : all) dense |= method == "auto" && c.is_dense(method, Convolution::kForward, x);
+  if (dense && x.scalar_type() == segops::ScalarType::Float) {
+    convolve_dense(x, weights, bias, branches, all, sum, out, last);
     return out;
   }
   x = segops::readable(x);

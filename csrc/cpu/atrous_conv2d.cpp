@@ -31,7 +31,6 @@ using segops::atrous::Target;
 using segops::atrous::Term;
 using segops::atrous::WeightGradient;
 
-bool is_double(const Tensor& t) { return t.scalar_type() == segops::ScalarType::Double; }
 bool is_single(const Tensor& t) { return t.scalar_type() == segops::ScalarType::Float; }
 
 Taps taps_of(const Convolution& c) {
@@ -45,7 +44,7 @@ Tensor atrous_conv2d(Tensor x, Tensor weight, std::optional<Tensor> bias, std::v
               (!bias || (bias->scalar_type() == x.scalar_type() && bias->numel() == c.results())),
           "atrous_conv2d: expected tensors of one dtype, and a bias for each result");
   const bool last = segops::is_channels_last(x);
-  if (c.is_dense(method, Convolution::kForward, is_double(x))) {
+  if (c.is_dense(method, Convolution::kForward, x)) {
     const bool inside = last || (is_single(x) && c.prefers_channels_last());
     return in_layout(c.forward(in_layout(x, inside), inside ? in_layout(weight, true) : weight, bias), last);
   }
@@ -76,7 +75,7 @@ Tensor atrous_conv2d_backward_input(Tensor grad, Tensor weight, int64_t height, 
   const Convolution c(grad.size(0), weight.size(1) * groups, height, width, weight.sizes(), stride, padding, dilation,
                       groups);
   require(c.is_output(grad), "atrous_conv2d_backward_input: expected grad like the result");
-  if (c.is_dense(method, Convolution::kBackwardInput, is_double(grad))) {
+  if (c.is_dense(method, Convolution::kBackwardInput, grad)) {
     const bool inside = channels_last || (is_single(grad) && c.prefers_channels_last());
     return in_layout(c.backward_input(in_layout(grad, inside), weight, inside), channels_last);
   }
@@ -106,7 +105,7 @@ Tensor atrous_conv2d_backward_weight(Tensor grad, Tensor x, std::vector<int64_t>
   const std::vector<int64_t> sizes{grad.size(1), x.size(1) / groups, kernel[0], kernel[1]};
   const Convolution c(x, sizes, stride, padding, dilation, groups);
   require(c.is_output(grad), "atrous_conv2d_backward_weight: expected grad like the result");
-  if (c.is_dense(method, Convolution::kBackwardWeight, is_double(x))) {
+  if (c.is_dense(method, Convolution::kBackwardWeight, x)) {
     const bool inside = segops::is_channels_last(x) || (is_single(x) && c.prefers_channels_last());
     return torch::stable::contiguous(c.backward_weight(in_layout(grad, inside), in_layout(x, inside)));
   }
@@ -133,7 +132,7 @@ std::vector<std::string> atrous_conv2d_methods(Tensor x, Tensor weight, std::vec
   const Convolution c(x, weight.sizes(), stride, padding, dilation, groups);
   std::vector<std::string> methods;
   for (const auto product : {Convolution::kForward, Convolution::kBackwardInput, Convolution::kBackwardWeight})
-    methods.push_back(c.is_dense("auto", product, is_double(x)) ? "dense" : "skip");
+    methods.push_back(c.is_dense("auto", product, x) ? "dense" : "skip");
   return methods;
 }
 

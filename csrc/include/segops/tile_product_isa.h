@@ -8,7 +8,7 @@ constexpr int kProductRows = SEGOPS_ISA_LEVEL == 2 ? 12 : SEGOPS_ISA_LEVEL == 1 
 static_assert(kTile % (2 * kWidth<float>) == 0 && kTile % (2 * kWidth<double>) == 0);
 
 // block.run<R, V>(row, column) for blocks of R rows, at most kMost, by V vectors, over all rows and all columns up to
-// the next multiple of a vector: from numbers known at run time to ones known to the compiler.
+// the next multiple of a vector of W lanes: from numbers known at run time to ones known to the compiler.
 template <int R, int V, class Block>
 void run_rows(int64_t rows, const Block& block, int64_t row, int64_t column) {
   if (rows == R)
@@ -16,9 +16,8 @@ void run_rows(int64_t rows, const Block& block, int64_t row, int64_t column) {
   else if constexpr (R > 1)
     run_rows<R - 1, V>(rows, block, row, column);
 }
-template <class T, int kMost, class Block>
+template <class T, int kMost, int W = kWidth<T>, class Block>
 void each_block(int64_t rows, int64_t columns, const Block& block) {
-  constexpr int W = kWidth<T>;
   const int64_t parts = (rows + kMost - 1) / kMost;  // of equal size, give or take one
   for (int64_t part = 0; part < parts; ++part) {
     const int64_t row = rows * part / parts, count = rows * (part + 1) / parts - row;
@@ -30,7 +29,7 @@ void each_block(int64_t rows, int64_t columns, const Block& block) {
 
 // out[row][lane] (+)= sum over depth of a b[depth][lane]; the coefficients a lie as [depth][row] with a stride, or as
 // [row][depth] in a tile.
-template <class T, bool kByRow>
+template <class T, bool kByRow, class Vector = Wide<T>>
 struct Multiply {
   const T* a;
   int64_t a_stride;
@@ -42,16 +41,16 @@ struct Multiply {
 
   template <int R, int V>
   void run(int64_t row, int64_t column) const {
-    constexpr int W = kWidth<T>;
+    constexpr int W = Lanes<Vector>::kCount;
     const T *from = kByRow ? a + row * kTile : a + row, *values = b + column;
-    Wide<T> sums[R][V] = {};
+    Vector sums[R][V] = {};
     for (int64_t l = 0; l < depth; ++l, values += b_stride) {
-      Wide<T> y[V];
+      Vector y[V];
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) y[v] = load<Wide<T>>(values + v * W);
+      for (int v = 0; v < V; ++v) y[v] = load<Vector>(values + v * W);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        const Wide<T> x = splat<Wide<T>>(kByRow ? from[r * kTile + l] : from[l * a_stride + r]);
+        const Vector x = splat<Vector>(kByRow ? from[r * kTile + l] : from[l * a_stride + r]);
 #pragma GCC unroll 2
         for (int v = 0; v < V; ++v) sums[r][v] = fma(x, y[v], sums[r][v]);
       }
@@ -62,7 +61,7 @@ struct Multiply {
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) {
         T* place = to + r * out_stride + v * W;
-        store(place, add ? load<Wide<T>>(place) + sums[r][v] : sums[r][v]);
+        store(place, add ? load<Vector>(place) + sums[r][v] : sums[r][v]);
       }
   }
 };

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "segops/isa.h"
 #include "segops/torch_map.h"
 
 namespace segops {
@@ -73,25 +74,35 @@ struct Convolution {
     return share;
   }
 
-  // Whether torch's kernels take a product: `method` is "skip", "dense", or "auto" for the faster.
+  // Whether torch's kernels take a product that reads a map: `method` is "skip", "dense", or "auto" for the faster.
   //
   // What has been measured, in float32 on AVX2 and AVX-512: oneDNN skips the padding too in forward passes and in the
   // gradient of the input, if maps are channels_last; it runs at 0.9 to 1.2 times the speed of the kernels here, of
   // which the gradient of the input only gains below half of the taps. It never skips in the gradient of the weight.
   // Strides, kernels of one tap, and products too narrow to fill vectors are left to it. It has no float64, for which
   // torch unfolds the map.
-  bool is_dense(const std::string& method, Product product, bool is_double) const {
+  bool is_dense(const std::string& method, Product product, const Tensor& map) const {
     require(method == "auto" || method == "skip" || method == "dense", "method: expected 'auto', 'skip' or 'dense'");
     if (stride[0] != 1 || stride[1] != 1) return true;
     if (method != "auto") return method == "dense";
     if (std::min(results() / groups, channels / groups) < 8 || taps() == 1) return true;
-    if (is_double) return false;
-    return product == kForward || valid() > (product == kBackwardInput ? 0.5 : 0.8);
+    if (map.scalar_type() == ScalarType::Double) return false;
+    if (product == kForward) return !is_slow_in_avx512(is_channels_last(map));
+    return valid() > (product == kBackwardInput ? 0.5 : 0.8);
   }
 
   // Whether it is worth a copy to have torch's kernels read channels_last: not of half a vector, nor where there is
   // next to no padding to skip.
-  bool prefers_channels_last() const { return std::min(results() / groups, channels / groups) >= 32 && valid() < 0.9; }
+  bool prefers_channels_last() const { return !is_narrow() && valid() < 0.9; }
+
+  bool is_narrow() const { return std::min(results() / groups, channels / groups) < 32; }
+
+  // Few results of many channels, as of a classifier: with AVX-512 oneDNN takes 1.2 to 3.7 times as long as the kernels
+  // here on channels_last, and on planes up to 1.4 times where the map is too large for a cache that cores share.
+  bool is_slow_in_avx512(bool last) const {
+    const bool large = channels * height * width >= int64_t(1) << 23;
+    return isa() == Isa::kAvx512 && is_narrow() && channels / groups >= 1024 && (last || large) && valid() < 0.9;
+  }
 
   Tensor forward(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias) const {
     using torch::stable::detail::from;
