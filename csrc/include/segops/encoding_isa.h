@@ -1,188 +1,133 @@
 // No include guard: compiled once for each instruction set (see foreach_isa.h) by encoding.h, which explains Sizes,
-// Codes and Work. All functions take the tiles of the pixels [begin, end) of one image.
-//
-// Residuals x - c are made in registers, where they are used: beside the multiplication that follows, a subtraction
-// costs little or nothing, and nothing is lost where pixels lie close to their codeword and far from the origin.
+// Codes and Slopes. All functions take the tiles of the pixels [begin, end) of one image.
 #include "segops/tile_product_isa.h"
 
-constexpr int kRun = 64;                         // channels summed before they are added to a distance: rounding
-constexpr int kResidualRows = kProductRows / 2;  // two sums for each row and vector, or a sum and what it subtracts
-#if SEGOPS_ISA_LEVEL == 2
-constexpr int kDescentRows = 5;
-#else
-constexpr int kDescentRows = 2;
-#endif
+constexpr int kRun = 64;  // channels summed before they are added to the sum of all: rounding
 
-// squares[k][pixel] (+)= sum over channels of (x - c_k)^2, and with kSlopes projections (+)= sum of g_k (x - c_k).
-template <class T, bool kSlopes>
-struct Distances {
-  const T *tile, *codes, *grad;  // codes and grad (D, K)
-  int64_t count, depth;
-  T *squares, *projections;
-  bool add;
-
-  template <int R, int V>
-  void run(int64_t row, int64_t column) const {
-    constexpr int W = kWidth<T>;
-    Wide<T> sums[R][V] = {}, slopes[kSlopes ? R : 1][V] = {};
-    for (int64_t d = 0; d < depth; ++d) {
-      const T *x = tile + d * kTile + column, *c = codes + d * count + row, *g = grad + d * count + row;
-      Wide<T> values[V];
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) values[v] = load<Wide<T>>(x + v * W);
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) {
-          const Wide<T> residual = values[v] - splat<Wide<T>>(c[r]);
-          sums[r][v] = fma(residual, residual, sums[r][v]);
-          if constexpr (kSlopes) slopes[r][v] = fma(residual, splat<Wide<T>>(g[r]), slopes[r][v]);
-        }
-    }
-    const auto write = [&](T* to, Wide<T> sum) { store(to, add ? load<Wide<T>>(to) + sum : sum); };
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) {
-        const int64_t place = (row + r) * kTile + column + v * W;
-        write(squares + place, sums[r][v]);
-        if constexpr (kSlopes) write(projections + place, slopes[r][v]);
-      }
-  }
-};
-
-// total[channel][k] += sum over pixels of weight[pixel][k] (x - c_k), the codewords (D, lanes).
+// `count` pixels into a tile, less the mean codeword, and their squared lengths.
 template <class T>
-struct Residuals {
-  const T *tile, *codes, *weights;
-  int64_t lanes, pixels;
-  T* total;
-
-  template <int R, int V>
-  void run(int64_t row, int64_t column) const {
-    constexpr int W = kWidth<T>;
-    Wide<T> sums[R][V] = {}, c[R][V];
-    const T *x = tile + row * kTile, *w = weights + column;
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) c[r][v] = load<Wide<T>>(codes + (row + r) * lanes + column + v * W);
-    for (int64_t p = 0; p < pixels; ++p, w += lanes) {
-      Wide<T> y[V];
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) y[v] = load<Wide<T>>(w + v * W);
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) sums[r][v] = fma(y[v], splat<Wide<T>>(x[r * kTile + p]) - c[r][v], sums[r][v]);
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) {
-        T* to = total + (row + r) * lanes + column + v * W;
-        store(to, load<Wide<T>>(to) + sums[r][v]);
+void center_tile(const Sizes& s, const Codes<T>& codes, const T* x, int count, T* tile, T* lengths) {
+  constexpr int W = kWidth<T>;
+  for (int i = 0; i < kTile; ++i) lengths[i] = 0;
+  for (int64_t first = 0; first < s.channels; first += kRun) {
+    T run[kTile] = {};
+    for (int64_t d = first; d < std::min(first + kRun, s.channels); ++d) {
+      T* to = tile + d * kTile;
+      __builtin_memcpy(to, x + d * s.pixels, count * sizeof(T));
+      for (int at = 0; at < count; at += W) {
+        const Wide<T> value = load<Wide<T>>(to + at) - codes.mean[d];
+        store(to + at, value);
+        store(run + at, fma(value, value, load<Wide<T>>(run + at)));
       }
+    }
+    for (int i = 0; i < kTile; ++i) lengths[i] += run[i];
   }
-};
+}
 
-// out[channel][pixel] = sum over k of assignment g_k + pull (x - c_k), the gradient of x; grad and codes (K, D).
+// out (K, kTile) += the products of vectors (D, K) with the pixels of a tile.
 template <class T>
-struct Descent {
-  const T *tile, *codes, *grad, *assignments, *pulls;
-  int64_t count, channels;
-  T* out;
+void add_products(const Sizes& s, const T* vectors, int count, const T* tile, T* out) {
+  for (int64_t d = 0; d < s.channels; d += kRun)
+    multiply_columns<T>(s.count, count, vectors + d * s.count, s.count, tile + d * kTile,
+                        std::min<int64_t>(kRun, s.channels - d), out, kTile, true);
+}
 
-  template <int R, int V>
-  void run(int64_t row, int64_t column) const {
-    constexpr int W = kWidth<T>;
-    Wide<T> sums[R][V] = {}, x[R][V];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) x[r][v] = load<Wide<T>>(tile + (row + r) * kTile + column + v * W);
-    for (int64_t k = 0; k < count; ++k) {
-      const T *c = codes + k * channels + row, *g = grad + k * channels + row;
-      Wide<T> a[V], w[V];
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) {
-        a[v] = load<Wide<T>>(assignments + k * kTile + column + v * W);
-        w[v] = load<Wide<T>>(pulls + k * kTile + column + v * W);
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) {
-          sums[r][v] = fma(a[v], splat<Wide<T>>(g[r]), sums[r][v]);
-          sums[r][v] = fma(w[v], x[r][v] - splat<Wide<T>>(c[r]), sums[r][v]);
-        }
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) store(out + (row + r) * kTile + column + v * W, sums[r][v]);
-  }
-};
-
-// Squared distances of a packed tile, and the soft assignments softmax(scale * distance).
-template <class T, bool kSlopes>
-void assign_tile(const Sizes& s, const Codes<T>& codes, const T* grad, int count, const T* tile, T* squares,
-                 T* assignments, T* projections) {
-  for (int64_t d = 0; d < s.channels; d += kRun) {
-    const int64_t depth = s.channels - d < kRun ? s.channels - d : kRun;
-    const T* g = kSlopes ? grad + d * s.count : codes.columns;
-    each_block<T, kSlopes ? kResidualRows : kProductRows>(
-        s.count, count,
-        Distances<T, kSlopes>{tile + d * kTile, codes.columns + d * s.count, g, s.count, depth, squares, projections,
-                              d > 0});
-  }
+// Squared distances of a tile, and the soft assignments softmax(scale * distance).
+template <class T>
+void assign_tile(const Sizes& s, const Codes<T>& codes, int count, const T* tile, const T* lengths, T* squares,
+                 T* assignments) {
+  constexpr int W = kWidth<T>;
+  std::fill_n(squares, s.count * kTile, T(0));
+  add_products(s, codes.columns, count, tile, squares);
   for (int64_t k = 0; k < s.count; ++k)
-    for (int i = 0; i < kTile; ++i) assignments[k * kTile + i] = codes.scale[k] * squares[k * kTile + i];
+    for (int at = 0; at < kTile; at += W) {
+      T* place = squares + k * kTile + at;
+      const Wide<T> square = load<Wide<T>>(lengths + at) + codes.squares[k] - 2 * load<Wide<T>>(place);
+      store(place, max(Wide<T>{}, square));  // which keeps what is not a number
+      store(assignments + k * kTile + at, codes.scale[k] * load<Wide<T>>(place));
+    }
   softmax_tile(assignments, s.count, count);
 }
 
-// total += the residuals by assignment.
+// What the weights (K, kTile) of a tile's pixels add to the thread's sums: of pixels, and of the weights themselves.
+template <class T>
+void weigh_tile(const Sizes& s, const T* weights, int count, const T* tile, Work<T>& work) {
+  transpose_tile(weights, s.count, count, s.lanes, work.columns.data(), work.sums.data());
+  multiply_tile<T>(s.channels, s.lanes, tile, work.columns.data(), count, work.total.data());
+}
+
 template <class T>
 void encode_tiles(const Sizes& s, const Codes<T>& codes, const T* x, int64_t begin, int64_t end, Work<T>& work) {
-  T *tile = work.x.data(), *squares = work.z.data(), *assignments = squares + s.count * kTile;
+  T *tile = work.x.data(), *squares = work.z.data(), *assignments = squares + s.count * kTile, lengths[kTile];
   for (int64_t p = begin; p < end; p += kTile) {
     const int count = int(end - p < kTile ? end - p : kTile);
-    pack_tile(x + p, s.pixels, s.channels, count, tile);
-    assign_tile<T, false>(s, codes, nullptr, count, tile, squares, assignments, nullptr);
-    transpose_tile(assignments, s.count, count, s.lanes, work.columns.data(), work.sums.data());
-    each_block<T, kResidualRows>(
-        s.channels, s.lanes, Residuals<T>{tile, codes.lanes, work.columns.data(), s.lanes, count, work.total.data()});
+    center_tile(s, codes, x + p, count, tile, lengths);
+    assign_tile(s, codes, count, tile, lengths, squares, assignments);
+    weigh_tile(s, assignments, count, tile, work);
   }
 }
 
-// grad_x, total += the residuals by pull (2 times the gradient of a squared distance), sums += assignments,
-// scale += the gradient of the scale. `grad` and `grad_columns` are one matrix, as (K, D) and as (D, K).
+// Rows of grad (K, D), then of the codewords, negated, as blocks of kProductRows channels, each (2 K, its channels).
 template <class T>
-void differentiate_tiles(const Sizes& s, const Codes<T>& codes, const T* grad, const T* grad_columns, const T* x,
-                         T* grad_x, int64_t begin, int64_t end, Work<T>& work) {
-  T *tile = work.x.data(), *squares = work.z.data();
+void pack_descent(const Sizes& s, const Codes<T>& codes, const T* grad, T* to) {
+  for (int64_t first = 0; first < s.channels; first += kProductRows) {
+    const int64_t end = std::min(first + kProductRows, s.channels);
+    for (int64_t k = 0; k < s.count; ++k)
+      for (int64_t d = first; d < end; ++d) *to++ = grad[k * s.channels + d];
+    for (int64_t k = 0; k < s.count; ++k)
+      for (int64_t d = first; d < end; ++d) *to++ = -codes.rows[k * s.channels + d];
+  }
+}
+
+// The gradient of x: out[channel][pixel] = sum over k of assignment g_k + pull (x - c_k). Pulls lie behind assignments.
+template <class T>
+void descend_tile(const Sizes& s, const T* descent, const T* assignments, const T* pulled, int count, const T* tile,
+                  T* out) {
+  constexpr int W = kWidth<T>;
+  for (int64_t first = 0; first < s.channels; first += kProductRows) {
+    const int64_t rows = std::min<int64_t>(kProductRows, s.channels - first);
+    multiply_columns<T>(rows, count, descent + 2 * s.count * first, rows, assignments, 2 * s.count, out + first * kTile,
+                        kTile, false);
+    for (int64_t i = first * kTile; i < (first + rows) * kTile; i += W)
+      store(out + i, fma(load<Wide<T>>(tile + i), load<Wide<T>>(pulled + i % kTile), load<Wide<T>>(out + i)));
+  }
+}
+
+// From slopes of assignments to pulls (2 times the gradients of squared distances), and their sums over the codewords;
+// to the thread's sums the gradient of the scale and the assignments.
+template <class T>
+void pull_tile(const Sizes& s, const Codes<T>& codes, int count, const T* squares, const T* assignments, T* pulls,
+               T* pulled, Work<T>& work) {
+  softmax_backward_tile(assignments, pulls, s.count, count);
+  for (int i = 0; i < kTile; ++i) pulled[i] = 0;
+  for (int64_t k = 0; k < s.count; ++k) {
+    const T twice = 2 * codes.scale[k];
+    T slope = 0, sum = 0;
+    for (int i = 0; i < count; ++i) {
+      slope += pulls[k * kTile + i] * squares[k * kTile + i];
+      sum += assignments[k * kTile + i];
+    }
+    for (int i = 0; i < kTile; ++i) pulled[i] += pulls[k * kTile + i] *= twice;
+    work.scale[k] += slope;
+    work.assigned[k] += sum;
+  }
+}
+
+// grad_x, and the thread's sums.
+template <class T>
+void differentiate_tiles(const Sizes& s, const Codes<T>& codes, const Slopes<T>& slopes, const T* x, T* grad_x,
+                         int64_t begin, int64_t end, Work<T>& work) {
+  T *tile = work.x.data(), *squares = work.z.data(), lengths[kTile], pulled[kTile];
   T *assignments = squares + s.count * kTile, *pulls = assignments + s.count * kTile;
   for (int64_t p = begin; p < end; p += kTile) {
     const int count = int(end - p < kTile ? end - p : kTile);
-    pack_tile(x + p, s.pixels, s.channels, count, tile);
-    assign_tile<T, true>(s, codes, grad_columns, count, tile, squares, assignments, pulls);
-    softmax_backward_tile(assignments, pulls, s.count, count);
-    for (int64_t k = 0; k < s.count; ++k) {
-      const T twice = 2 * codes.scale[k];
-      T slope = 0, sum = 0;
-      for (int i = 0; i < count; ++i) {
-        slope += pulls[k * kTile + i] * squares[k * kTile + i];
-        sum += assignments[k * kTile + i];
-      }
-      for (int i = 0; i < kTile; ++i) pulls[k * kTile + i] *= twice;
-      work.scale[k] += slope;
-      work.assigned[k] += sum;
-    }
-    each_block<T, kDescentRows>(
-        s.channels, count, Descent<T>{tile, codes.rows, grad, assignments, pulls, s.count, s.channels, work.y.data()});
+    center_tile(s, codes, x + p, count, tile, lengths);
+    assign_tile(s, codes, count, tile, lengths, squares, assignments);
+    for (int64_t k = 0; k < s.count; ++k) std::fill_n(pulls + k * kTile, kTile, slopes.offsets[k]);
+    add_products(s, slopes.columns, count, tile, pulls);
+    pull_tile(s, codes, count, squares, assignments, pulls, pulled, work);
+    descend_tile(s, slopes.descent, assignments, pulled, count, tile, work.y.data());
     unpack_tile(work.y.data(), s.channels, count, grad_x + p, s.pixels, false);
-    transpose_tile(pulls, s.count, count, s.lanes, work.columns.data(), work.sums.data());
-    each_block<T, kResidualRows>(
-        s.channels, s.lanes, Residuals<T>{tile, codes.lanes, work.columns.data(), s.lanes, count, work.total.data()});
+    weigh_tile(s, pulls, count, tile, work);
   }
 }
