@@ -15,8 +15,8 @@ def encoding(x: Tensor, codewords: Tensor, scale: Tensor) -> Tensor:
     .. math:: a_{ik} = softmax_k(s_k \|x_i - c_k\|^2), \quad e_k = \sum_i a_{ik} (x_i - c_k),
 
     of Zhang et al., *Deep TEN: Texture Encoding Network*, 2017, as *Context Encoding for Semantic Segmentation*, 2018,
-    uses it. The N x P x K x D residuals are never in memory: they are made in registers, and so are exact where a
-    pixel is close to its codeword.
+    uses it. The N x P x K x D residuals are never made: all is products of matrices around the mean codeword, so that
+    what cancels is no larger than codewords are apart.
 
     Args:
         x: features ``(N, D, H, W)`` or ``(N, D, P)``; float64, float32, bfloat16 or float16 (computed in float32).

@@ -74,6 +74,18 @@ def test_pixels_close_to_their_codeword_and_far_from_the_origin_stay_exact():
     assert close(segops.encoding(x, codewords, scale), expected, 1e-5)
 
 
+@pytest.mark.parametrize("radius", [0.1, 0.03, 0.01])
+def test_clusters_tighter_than_codewords_are_apart_lose_as_much_as_the_docs_say(radius):
+    """Distances cancel: their error is that of the codewords' squared distances, 2 per channel."""
+    torch.manual_seed(0)
+    codewords = torch.randn(8, 64)
+    x = (codewords[torch.arange(8).repeat(60)] + radius * torch.randn(480, 64)).T[None]
+    scale = -torch.rand(8) / (64 * radius**2)
+    expected = published(x.double(), codewords.double(), scale.double())
+    eps = torch.finfo(torch.float32).eps
+    assert close(segops.encoding(x, codewords, scale), expected, 2 * eps / radius**2)
+
+
 def test_one_codeword_sums_all_residuals():
     x, codewords, scale = random(2, 8, 150, 1)
     torch.testing.assert_close(segops.encoding(x, codewords, scale)[:, 0], x.sum(2) - 150 * codewords[0])
