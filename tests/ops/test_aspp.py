@@ -72,11 +72,17 @@ def test_branches_are_convolutions(channels, counts, size, layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(
-    ("combine", "expected", "counts"), [("concat", lambda outs: torch.cat(outs, 1), [32, 48]), ("sum", sum, [33, 33])]
+    ("combine", "expected", "channels", "counts"),
+    [
+        ("concat", lambda outs: torch.cat(outs, 1), 64, [32, 48]),
+        ("sum", sum, 64, [33, 33]),
+        ("concat", lambda outs: torch.cat(outs, 1), 64, [21, 7]),
+        ("sum", sum, 1024, [21, 21]),
+    ],
 )
-def test_wide_branches_in_single_precision(combine, expected, counts, batch, layout):
-    """Which oneDNN computes on CPUs."""
-    x, weights, biases = inputs(64, counts, (batch, 17, 15), torch.float32, layout)
+def test_wide_branches_in_single_precision(combine, expected, channels, counts, batch, layout):
+    """Which CPUs compute by oneDNN, or where results are few by their own kernels: as the processor likes it."""
+    x, weights, biases = inputs(channels, counts, (batch, 17, 15), torch.float32, layout)
     wide = [t.detach().double().requires_grad_() for t in (x, *weights, *biases)]
     out = segops.aspp(x, weights, biases, [1, 6], combine=combine)
     wanted = expected(plain(wide[0], wide[1:3], wide[3:], [1, 6]))

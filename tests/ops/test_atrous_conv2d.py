@@ -76,6 +76,17 @@ def test_rates_of_segmentation(rate, valid, layout):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("results", [8, 21, 30])
+def test_few_results_of_many_channels(results, layout):
+    """As of a classifier, which some processors leave to oneDNN; a part of a vector at the end."""
+    inputs = tensors((2, 1024, 17, 15), (results, 1024, 3, 3), torch.float32, layout)
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    pairs = zip(step(segops.atrous_conv2d, inputs, dilation=6), step(conv2d, exact, dilation=6, padding=6), strict=True)
+    for a, b in pairs:
+        assert float((a.double() - b).norm()) <= 2e-6 * float(b.norm())
+
+
 @pytest.mark.parametrize("kernel", [(3, 3), (1, 5), (2, 4), (4, 3)])
 def test_same_is_as_conv2d_has_it(kernel):
     x, weight, bias = tensors((2, 3, 9, 11), (4, 3, *kernel))
