@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from report import Row, best, by_op, geometric_mean, listed, ratio, times, where
 
 OURS, LOST = "#2a7fb8", "#c0392b"
@@ -42,15 +43,30 @@ def speedups(result: dict[str, Any], folder: Path) -> Path | None:
 
 
 def lines(axes: Axes, rows: list[Row], quantity: str, label: str) -> None:
-    """A line for each provider over the size."""
-    for provider in dict.fromkeys(r["provider"] for r in rows):
-        points = sorted((r["size"], r[quantity]) for r in rows if r["provider"] == provider and r.get(quantity))
-        if points:
-            ours = provider.startswith("segops")
-            axes.plot(
-                *zip(*points), marker="o", label=provider, linewidth=2.5 if ours else 1.2, zorder=3 if ours else 2
-            )
+    """A line over the size for each provider, and number of threads where it has several: then fewer are dashed."""
+    colours = {provider: f"C{i}" for i, provider in enumerate(dict.fromkeys(r["provider"] for r in rows))}
+    rows = [r for r in rows if r.get(quantity)]
+    counts: dict[str, set[int]] = {}
+    for r in rows:
+        counts.setdefault(r["provider"], set()).add(r["threads"])
+    for provider, threads in dict.fromkeys((r["provider"], r["threads"]) for r in rows):
+        points = sorted((r["size"], r[quantity]) for r in rows if (r["provider"], r["threads"]) == (provider, threads))
+        name = provider if len(counts[provider]) == 1 else f"{provider}, threads: {threads}"
+        axes.plot(
+            *zip(*points),
+            marker="o",
+            label=name,
+            color=colours[provider],
+            linestyle="-" if threads == max(counts[provider]) else "--",
+            linewidth=2.5 if provider.startswith("segops") else 1.2,
+            zorder=3 if provider.startswith("segops") else 2,
+        )
     axes.set(xscale="log", yscale="log", xlabel="pixels", ylabel=label)
+    sizes = sorted({r["size"] for r in rows})
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.set_xticks([], minor=True)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
     axes.grid(True, which="both", alpha=0.25)
     if axes.lines:
         axes.legend(fontsize=8)

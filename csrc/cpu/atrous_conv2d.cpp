@@ -106,7 +106,7 @@ Tensor atrous_conv2d_backward_weight(Tensor grad, Tensor x, std::vector<int64_t>
   const Convolution c(x, sizes, stride, padding, dilation, groups);
   require(c.is_output(grad), "atrous_conv2d_backward_weight: expected grad like the result");
   if (c.is_dense(method, Convolution::kBackwardWeight, x)) {
-    const bool inside = segops::is_channels_last(x) || (is_single(x) && c.prefers_channels_last());
+    const bool inside = segops::is_channels_last(x) && !(is_single(x) && c.prefers_planes_for_weight());
     return torch::stable::contiguous(c.backward_weight(in_layout(grad, inside), in_layout(x, inside)));
   }
   Tensor out = segops::fresh(x, {sizes[0], sizes[1], sizes[2], sizes[3]});
