@@ -22,35 +22,55 @@ void pad_plane(const Shape& s, const T* plane, T* padded) {
   }
 }
 
-// A piece of outputs at a time, all its taps in registers.
-template <class T>
-void convolve_plane(const Plan<T>& plan, const T* padded, const T* kernel, T* out) {
+// A piece of R rows of outputs whose taps are the same: a weight is spread once for all, and their sums do not wait for
+// each other.
+template <int R, class T>
+SEGOPS_INLINE void convolve_piece(const Shape& s, const Piece& p, Range rows, const T* from_row, int64_t stride,
+                                  const T* kernel, T* out) {
   using V = Wide<T>;
   constexpr int N = kPieceVectors<T>, W = kWidth<T>;
-  const Shape& s = plan.shape;
-  const int64_t width = s.x.size, stride = s.padded_width<T>(), row_step = s.y.dilation * stride;
-  const Piece *pieces = plan.begin(), *end = pieces + plan.piece_count();
-  for (int64_t y = 0; y < s.y.size; ++y, out += width) {
-    const Range rows = plan.row_taps()[y];
-    const T* first_row = padded + (y + s.y.shift(rows.begin)) * stride;
-    for (const Piece* p = pieces; p != end; ++p) {
-      const T *row = first_row + p->x + p->shift, *weights = kernel + rows.begin * s.x.count + p->taps.begin;
-      const int64_t taps = p->taps.end - p->taps.begin;
-      V sums[N] = {};
-      for (int64_t left = rows.end - rows.begin; left > 0; --left, row += row_step, weights += s.x.count) {
-        const T* from = row;
-        for (int64_t j = 0; j < taps; ++j, from += s.x.dilation) {
-          const V weight = splat<V>(weights[j]);
+  const int64_t width = s.x.size, row_step = s.y.dilation * stride, taps = p.taps.end - p.taps.begin;
+  const T *row = from_row + p.x + p.shift, *weights = kernel + rows.begin * s.x.count + p.taps.begin;
+  V sums[R][N] = {};
+  for (int64_t left = rows.end - rows.begin; left > 0; --left, row += row_step, weights += s.x.count) {
+    const T* from = row;
+    for (int64_t j = 0; j < taps; ++j, from += s.x.dilation) {
+      const V weight = splat<V>(weights[j]);
 #pragma GCC unroll 4
-          for (int n = 0; n < N; ++n) sums[n] = fma(weight, load<V>(from + n * W), sums[n]);
-        }
-      }
-      T narrow[kLanes<T>];
-      T* to = width < kLanes<T> ? narrow : out + p->x;
+      for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) store(to + n * W, sums[n]);
-      if (to == narrow) __builtin_memcpy(out, narrow, width * sizeof(T));
+        for (int n = 0; n < N; ++n) sums[r][n] = fma(weight, load<V>(from + r * stride + n * W), sums[r][n]);
     }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r, out += width) {
+    T narrow[kLanes<T>];
+    T* to = width < kLanes<T> ? narrow : out + p.x;
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) store(to + n * W, sums[r][n]);
+    if (to == narrow) __builtin_memcpy(out, narrow, width * sizeof(T));
+  }
+}
+
+// All taps of outputs are in registers.
+template <class T>
+void convolve_plane(const Plan<T>& plan, const T* padded, const T* kernel, T* out) {
+  constexpr int kRows = 4 / kPieceVectors<T> > 0 ? 4 / kPieceVectors<T> : 1;
+  const Shape& s = plan.shape;
+  const int64_t width = s.x.size, stride = s.padded_width<T>();
+  const Piece *pieces = plan.begin(), *end = pieces + plan.piece_count();
+  const Range* taps = plan.row_taps();
+  for (int64_t y = 0, count; y < s.y.size; y += count) {
+    const Range rows = taps[y];
+    const int64_t last = std::min(y + kRows, s.y.size) - 1;  // both ends of taps only fall from row to row
+    count = taps[last].begin == rows.begin && taps[last].end == rows.end ? last + 1 - y : 1;
+    const T* row = padded + (y + s.y.shift(rows.begin)) * stride;
+    for (const Piece* p = pieces; p != end; ++p)
+      if (count == kRows)
+        convolve_piece<kRows>(s, *p, rows, row, stride, kernel, out + y * width);
+      else
+        for (int64_t r = 0; r < count; ++r)
+          convolve_piece<1>(s, *p, rows, row + r * stride, stride, kernel, out + (y + r) * width);
   }
 }
 
