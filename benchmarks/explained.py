@@ -21,9 +21,9 @@ EXPLAINED: dict[tuple[str, str], str] = {
     "gradients segops is the faster",
     ("cpu", "dynamic_depthwise_conv2d"): "at rate 6 on 33 x 33 oneDNN has a kernel of its own, which at larger "
     "rates it gives up; with gradients segops is the faster",
-    ("cpu", "interlaced_attention"): "one round each, in which both vary by a fifth: other runs with AVX-512 gave "
-    "1.1 to 1.3 times; the row with AVX2 is of an older kernel, which moved members one by one",
-    ("cpu", "point_scatter"): "a disturbed row: other runs on this machine gave 2.3 to 4.3 times",
+    ("cpu", "interlaced_attention"): "one round each, and both vary; the row with AVX2 is of an older kernel, which "
+    "moved members one by one",
+    ("cpu", "point_scatter"): "a disturbed row: with gradients, which takes the same call, it is the faster",
     ("cpu", "nonlocal_attention_dot_product"): "both are the same matrix products of torch",
     ("cpu", "accelerate"): "forward, oneDNN skips padding in channels_last too, and most of the model has no holes; "
     "with gradients segops is the faster",

@@ -2,12 +2,15 @@
 
 import os
 import random
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 if os.environ.get("SEGOPS_TEST_DEVICE") != "cuda":  # before anything imports triton: its kernels run on CPU tensors
+    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
+        raise RuntimeError("triton was imported before the tests chose its interpreter")
     os.environ["TRITON_INTERPRET"] = "1"
 
 

@@ -1,12 +1,13 @@
 // Atrous spatial pyramid pooling of tensors; see segops/reference/aspp.py.
 //
-// A forward pass in float32 is left to oneDNN where it is the faster, mostly reading channels_last, since it skips the
-// padding there; the input is brought into that order once. All else runs on the kernels of atrous_conv2d: sums of
+// A forward pass in float32 is left to oneDNN where it is the faster, reading channels_last, since it skips the padding
+// there; the input is brought into that order once. All else runs on the kernels of atrous_conv2d: sums of
 // gradients, which they add up before anything is stored, and gradients of weights.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
@@ -81,7 +82,7 @@ std::vector<Convolution> convolutions(const Tensor& x, const std::vector<Tensor>
   return all;
 }
 
-// Adds maps of one size and one layout.
+// Adds maps of one size, both channels_last.
 void add(const Tensor& from, Tensor& to) {
   const float* const addend = data<float>(from);
   float* const sum = mutable_data<float>(to);
@@ -95,8 +96,7 @@ void add(const Tensor& from, Tensor& to) {
 void convolve_dense(const Tensor& x, const std::vector<Tensor>& weights, const std::optional<Tensor>& bias,
                     const Branches& branches, const std::vector<Convolution>& convolutions, bool sum, Tensor& out,
                     bool last) {
-  const bool planes = !last && segops::isa() == segops::Isa::kAvx512 && convolutions[0].is_narrow();
-  const Tensor source = segops::in_layout(x, !planes);
+  const Tensor source = segops::in_layout(x, true);
   const auto to = mutable_map_of<float>(out, last);
   segops::TorchParallel parallel;
   Tensor total;
@@ -107,8 +107,8 @@ void convolve_dense(const Tensor& x, const std::vector<Tensor>& weights, const s
       Tensor all = *bias;
       part = torch::stable::narrow(all, 0, b.first, b.count);
     }
-    const Tensor weight = planes ? weights[i] : segops::in_layout(weights[i], true);
-    Tensor result = segops::in_layout(convolutions[i].forward(source, weight, part), !planes);
+    const Tensor weight = segops::in_layout(weights[i], true);
+    Tensor result = segops::in_layout(convolutions[i].forward(source, weight, part), true);
     if (sum && i > 0) add(result, total);
     if (i == 0) total = result;
     if (sum && i + 1 < weights.size()) continue;
@@ -129,9 +129,8 @@ Tensor aspp(Tensor x, std::vector<Tensor> weights, std::optional<Tensor> bias, s
   if (out.numel() == 0) return out;
   if (bias) bias = torch::stable::contiguous(*bias);
   const std::vector<Convolution> all = convolutions(x, weights, branches, rates);
-  bool dense = method == "dense";
-  for (const Convolution& c : all) dense |= method == "auto" && c.is_dense(method, Convolution::kForward, x);
-  if (dense && x.scalar_type() == segops::ScalarType::Float) {
+  const auto is_dense = [&](const Convolution& c) { return c.is_dense(method, Convolution::kForward, x); };
+  if (x.scalar_type() == segops::ScalarType::Float && std::any_of(all.begin(), all.end(), is_dense)) {
     convolve_dense(x, weights, bias, branches, all, sum, out, last);
     return out;
   }

@@ -52,10 +52,9 @@ SEGOPS_INLINE void convolve_piece(const Shape& s, const Piece& p, Range rows, co
   }
 }
 
-// All taps of outputs are in registers.
 template <class T>
 void convolve_plane(const Plan<T>& plan, const T* padded, const T* kernel, T* out) {
-  constexpr int kRows = 4 / kPieceVectors<T> > 0 ? 4 / kPieceVectors<T> : 1;
+  constexpr int kRows = 4 / kPieceVectors<T>;  // four sums at a time, as long as a multiplication takes
   const Shape& s = plan.shape;
   const int64_t width = s.x.size, stride = s.padded_width<T>();
   const Piece *pieces = plan.begin(), *end = pieces + plan.piece_count();

@@ -42,9 +42,10 @@ void assign_tile(const Sizes& s, const Codes<T>& codes, int count, const T* tile
   for (int64_t k = 0; k < s.count; ++k)
     for (int at = 0; at < kTile; at += W) {
       T* place = squares + k * kTile + at;
-      const Wide<T> square = load<Wide<T>>(lengths + at) + codes.squares[k] - 2 * load<Wide<T>>(place);
-      store(place, max(Wide<T>{}, square));  // which keeps what is not a number
-      store(assignments + k * kTile + at, codes.scale[k] * load<Wide<T>>(place));
+      // Not below 0 by rounding; in this order max() keeps what is not a number.
+      const Wide<T> square = max(Wide<T>{}, load<Wide<T>>(lengths + at) + codes.squares[k] - 2 * load<Wide<T>>(place));
+      store(place, square);
+      store(assignments + k * kTile + at, codes.scale[k] * square);
     }
   softmax_tile(assignments, s.count, count);
 }
