@@ -19,6 +19,10 @@ def tensors(result: Any) -> list[Tensor]:
     return [torch.as_tensor(x) for x in result] if isinstance(result, (list, tuple)) else [torch.as_tensor(result)]
 
 
+class Refused(Exception):
+    """Raised by ``prepare`` of a provider that does not take such inputs here: it is neither wrong nor failed."""
+
+
 @dataclass(frozen=True)
 class Workload:
     """Inputs of an operator.
@@ -55,8 +59,9 @@ class Provider:
     ``prepare(inputs)`` does what is not timed and returns the call that is. Providers whose name does not begin with
     segops are peers: ratios refer to the fastest correct one; one that begins with compiled calls torch.compile, whose
     first call takes seconds. ``needs`` is the module it takes; ``single`` says that it has one thread, ``cpu_only``
-    that it takes no CUDA tensors; ``tolerance`` is the mean absolute difference from float64, relative to the mean.
-    On a CPU it is not run on workloads whose name has one of ``slow_on`` in it: it takes long there and never wins.
+    that it takes no CUDA tensors, ``gpu_only`` that it takes no others; ``tolerance`` is the mean absolute difference
+    from float64, relative to the mean. On a CPU it is not run on workloads whose name has one of ``slow_on`` in it: it
+    takes long there and never wins.
     """
 
     name: str
@@ -66,6 +71,7 @@ class Provider:
     single: bool = False
     tolerance: float = field(default=1e-3)
     cpu_only: bool = False
+    gpu_only: bool = False
     slow_on: tuple[str, ...] = ()
 
     @property
@@ -74,6 +80,8 @@ class Provider:
 
     def takes(self, workload: Workload, device: str) -> bool:
         """Whether it is run on a workload of its operator."""
+        if self.gpu_only if device == "cpu" else self.cpu_only:
+            return False
         return workload.op == self.op and not (device == "cpu" and any(x in workload.name for x in self.slow_on))
 
     def missing(self) -> bool:

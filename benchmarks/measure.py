@@ -1,6 +1,6 @@
 """One row: the gate first, then time, memory (on a CPU see memory.py), and the distance to the floor.
 
-A provider that is wrong, or that fails, gets no figure.
+A provider that is wrong, or that refuses or fails, gets no figure.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import memory
 import torch
-from bench_types import Inputs, moved
+from bench_types import Inputs, Refused, moved
 from machine import copy_bandwidth, matrix_rate
 from plan import Row, preferring
 from registry import SWEEPS, Workload, error, tensors
@@ -181,6 +181,8 @@ def measure(row: Row, effort: Effort) -> dict[str, Any]:
         inputs, expected = inputs_of(w, row.device)
         with threads(row.threads), preferring(row.backend):
             return {**facts, **figures(row, inputs, expected, effort)}
+    except Refused as e:
+        return {**facts, "status": "refused", "reason": str(e)[:300]}
     except Exception as e:  # of any provider, torch.compile's among them
         text = " ".join(str(e).split())
         return {**facts, "status": "failed", "reason": f"{type(e).__name__}: {text[:300]}"}

@@ -94,7 +94,7 @@ def rows(
                 continue
             if device == "cpu":
                 found += [Row(w, p, device, t) for t in threads_of(w, p, most)]
-            elif not p.cpu_only:
+            else:
                 others = (other_backend(w.op),) if p.name == "segops" else ()
                 found += [Row(w, p, device, backend=b) for b in (None, *filter(None, others))]
     return found

@@ -19,7 +19,8 @@ def cells(row: Row, rows: list[Row]) -> tuple[str, ...]:
         verdict = f"[bold red]WRONG[/] by {error(row)} (max {row['tolerance']:.0e})"
         return name, threads, "", "", "", "", verdict
     if row["status"] != "ok":
-        return name, threads, "", "", "", "", f"[red]{row['status']}[/]: {escape(row.get('reason', ''))[:60]}"
+        colour = "dim" if row["status"] == "refused" else "red"
+        return name, threads, "", "", "", "", f"[{colour}]{row['status']}[/]: {escape(row.get('reason', ''))[:60]}"
     spread = f"{100 * row['iqr_ms'] / row['median_ms']:.0f} %" if row["rounds"] > 1 else "1 round"
     memory = f"{row['peak_mib']:.0f} ({row['results_mib']:.0f})" if row.get("peak_mib") is not None else ""
     factor, peer = ratio(row, rows), peer_of(row, rows)

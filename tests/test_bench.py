@@ -18,7 +18,7 @@ import report
 import run
 import table
 import torch
-from bench_types import Provider, Workload, error
+from bench_types import Provider, Refused, Workload, error
 from rich.console import Console
 
 from segops import _backends
@@ -44,6 +44,10 @@ def raising(inputs):
     raise RuntimeError("out of order")
 
 
+def refusing(inputs):
+    raise Refused("only in halves")
+
+
 PROVIDERS = (
     Provider("segops", "toy", computing(lambda x: x * x)),
     Provider("eager", "toy", computing(lambda x: x**2)),
@@ -51,12 +55,13 @@ PROVIDERS = (
     Provider("cut", "toy", computing(lambda x: x[:1].square())),
     Provider("nan", "toy", computing(lambda x: x * torch.nan)),
     Provider("broken", "toy", raising),
+    Provider("choosy", "toy", refusing),
     Provider("absent", "toy", raising, needs="no_such_package.module"),
 )
 
 
 def register_toy(monkeypatch):
-    """A registry of one operator, whose providers are right, wrong in three ways, broken and not installed."""
+    """A registry of one operator, whose providers are right, wrong in three ways, broken, choosy and not installed."""
     sweeps = tuple(toy_workload(size) for size in (10, 100, 1000))
     monkeypatch.setattr(plan, "WORKLOADS", (toy_workload(),))
     monkeypatch.setattr(plan, "SWEEPS", sweeps)
@@ -118,6 +123,13 @@ def test_what_a_provider_raises_is_shown_and_the_others_are_measured(toy_result)
     assert rows_of(toy_result, "eager")[0]["status"] == "ok"
 
 
+def test_what_a_provider_refuses_is_shown_with_the_reason(toy_result):
+    (row,) = rows_of(toy_result, "choosy")
+    assert row["status"] == "refused" and row["reason"] == "only in halves" and "median_ms" not in row
+    assert "refused: only in halves" in printed(toy_result)
+    assert "| `choosy` | refused: only in halves |" in page_tables.file_section("toy.json", toy_result)
+
+
 def test_the_json_has_what_figures_depend_on(toy_result, tmp_path):
     run.write(toy_result, tmp_path / "folder" / "result.json")
     result = report.load(tmp_path / "folder" / "result.json")
@@ -176,6 +188,12 @@ def test_a_slow_peer_is_left_out_on_cpus_alone():
     peer = Provider("eager", "toy", raising, slow_on=("_1000",))
     taken = [peer.takes(toy_workload(size), device) for device in ("cpu", "cuda") for size in (10, 1000)]
     assert taken == [True, False, True, True]
+
+
+def test_a_provider_is_left_out_on_devices_that_it_does_not_take():
+    peers = [Provider("a", "toy", raising, cpu_only=True), Provider("b", "toy", raising, gpu_only=True)]
+    assert [p.name for p in peers if p.takes(toy_workload(), "cpu")] == ["a"]
+    assert [p.name for p in peers if p.takes(toy_workload(), "cuda")] == ["b"]
 
 
 def test_what_is_not_weighed_has_no_memory(toy, monkeypatch):
