@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 
 import torch
-from bench_types import Inputs, Provider, Workload, doubled, tensors_once, with_gradients
+from bench_types import Inputs, Provider, Refused, Workload, doubled, tensors_once, with_gradients
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import segops
 
@@ -53,14 +55,48 @@ def einsums(query: Tensor, key: Tensor, value: Tensor, mode: str) -> Tensor:
 
 
 def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, mode: str) -> Tensor:
+    """Of views, whose channels lie apart: torch takes its math backend, for the fused ones refuse such strides."""
     heads = [x.flatten(2).mT[:, None] for x in (query, key, value)]
     return F.scaled_dot_product_attention(*heads, scale=1.0)[:, 0].mT.reshape(value.shape)
 
 
-def scaled_dot_product_copied(query: Tensor, key: Tensor, value: Tensor, mode: str) -> Tensor:
-    """Of copies whose channels lie side by side: then torch takes its flash kernel."""
+def sdpa_by(backend: SDPBackend, query: Tensor, key: Tensor, value: Tensor, mode: str) -> Tensor:
+    """Of copies whose channels lie side by side, as the fused backends want them. What torch chooses by itself is one
+    of the backends, and no provider of its own."""
     heads = [x.flatten(2).mT[:, None].contiguous() for x in (query, key, value)]
-    return F.scaled_dot_product_attention(*heads, scale=1.0)[:, 0].mT.reshape(value.shape)
+    with sdpa_kernel(backend):
+        return F.scaled_dot_product_attention(*heads, scale=1.0)[:, 0].mT.reshape(value.shape)
+
+
+def corner(inputs: Inputs) -> Inputs:
+    """Some positions, with all channels: enough to learn whether a backend takes the whole."""
+    return {
+        name: x.detach()[..., :4, :4].requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x
+        for name, x in inputs.items()
+    }
+
+
+def sdpa(backend: SDPBackend) -> Callable[[Inputs], Callable[[], list[Tensor]]]:
+    """torch's attention by one backend alone. Whether it takes the inputs depends on dtype, channels, GPU and cuDNN, so
+    that it is tried; torch says in warnings why it does not."""
+    prepared = provider(partial(sdpa_by, backend))
+
+    def prepare(inputs: Inputs) -> Callable[[], list[Tensor]]:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            try:
+                prepared(corner(inputs))()
+            except RuntimeError as e:
+                raise Refused(reason(e, [str(w.message) for w in said])) from e
+        return prepared(inputs)
+
+    return prepare
+
+
+def reason(error: RuntimeError, said: list[str]) -> str:
+    """What torch says of the backend that was asked for; of all others it says that they are disabled."""
+    own = [text for text in said if "not used because" not in text and "disabled" not in text]
+    return (own or [str(error)])[0].partition(" (Triggered")[0]
 
 
 def associated(query: Tensor, key: Tensor, value: Tensor, mode: str) -> Tensor:
@@ -130,8 +166,12 @@ PROVIDERS = (
     Provider("published", OP, provider(published), tolerance=1e-2),
     Provider("einsums", OP, provider(einsums), tolerance=1e-2, slow_on=("97x97",)),  # the same as published
     Provider("compiled", OP, lambda inputs: provider(torch.compile(published))(inputs), tolerance=1e-2),
-    Provider("scaled_dot_product", OP, provider(scaled_dot_product), tolerance=1e-2),
-    Provider("scaled_dot_product_copied", OP, provider(scaled_dot_product_copied), tolerance=1e-2),
+    # The same as sdpa_math, which is no slower.
+    Provider("scaled_dot_product", OP, provider(scaled_dot_product), tolerance=1e-2, slow_on=("97x97",)),
+    Provider("sdpa_math", OP, sdpa(SDPBackend.MATH), tolerance=1e-2),
+    Provider("sdpa_flash", OP, sdpa(SDPBackend.FLASH_ATTENTION), tolerance=1e-2),
+    Provider("sdpa_efficient", OP, sdpa(SDPBackend.EFFICIENT_ATTENTION), tolerance=1e-2, gpu_only=True),
+    Provider("sdpa_cudnn", OP, sdpa(SDPBackend.CUDNN_ATTENTION), tolerance=1e-2, gpu_only=True),
     Provider("mmcv", OP, provider(mmcv), needs="mmcv", tolerance=1e-2),
     Provider("segops", DOT, provider(fast)),
     Provider("published", DOT, provider(published)),
