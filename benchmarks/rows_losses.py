@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import torch
@@ -33,6 +34,23 @@ def eager(logits: Tensor, target: Tensor) -> Tensor:
     return (entropy.sum() + focal) / valid.sum() + (1 - dice).mean()
 
 
+def monai(inputs: Inputs) -> Callable[[], list[Tensor]]:
+    """monai's Dice and focal loss share one-hot labels, all 0 where ignored: given the labels themselves, each
+    would make its own. The softmax comes before the mask, which releases up to 1.5 had the wrong way round. Its
+    DiceCELoss can't ignore a label, so that cross entropy is torch's."""
+    losses, one_hot = importlib.import_module("monai.losses"), importlib.import_module("monai.networks.utils").one_hot
+    soft_dice = losses.MaskedDiceLoss(batch=True, smooth_nr=1, smooth_dr=1)
+    focal = losses.FocalLoss(use_softmax=True, gamma=2.0, reduction="none")
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        valid = (target != 255)[:, None]
+        own = one_hot(target[:, None].where(valid, 0), logits.shape[1]) * valid
+        entropy = F.cross_entropy(logits, target, ignore_index=255)
+        return entropy + soft_dice(logits.softmax(1), own, valid) + focal(logits, own).sum() / valid.sum()
+
+    return provider(loss)(inputs)
+
+
 def provider(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Inputs], Callable[[], list[Tensor]]]:
     return lambda inputs: lambda: with_gradients(lambda x: loss(x, inputs["target"]), inputs["logits"])
 
@@ -50,4 +68,5 @@ PROVIDERS = (
     Provider("segops", "cross_entropy_dice_focal", provider(segops.cross_entropy_dice_focal)),
     Provider("eager", "cross_entropy_dice_focal", provider(eager)),
     Provider("compiled", "cross_entropy_dice_focal", lambda inputs: provider(torch.compile(eager))(inputs)),
+    Provider("monai", "cross_entropy_dice_focal", monai, needs="monai"),
 )

@@ -1,9 +1,10 @@
 """Peers of the benchmarks that depend on what is installed, on the device or on the inputs."""
 
 import pytest
+import rows_losses
 import rows_nonlocal
 import torch
-from bench_types import Refused, error
+from bench_types import Refused, doubled, error
 
 
 def of_nonlocal_attention(name):
@@ -29,3 +30,12 @@ def test_a_backend_of_sdpa_refuses_what_it_cannot_take(name, channels, why, recw
     with pytest.raises(Refused, match=why):
         of_nonlocal_attention(name).prepare(rows_nonlocal.maps(channels, 5))
     assert not recwarn, "torch's reasons are kept, not printed"
+
+
+@pytest.mark.parametrize("provider", [p for p in rows_losses.PROVIDERS if not p.compiles], ids=lambda p: p.name)
+def test_peers_of_the_three_losses_ignore_the_same_pixels(provider):
+    if provider.missing():
+        pytest.skip(f"{provider.needs} is not installed")
+    inputs = rows_losses.batch(2, 3, 64, 64)
+    expected = rows_losses.provider(rows_losses.eager)(doubled(inputs))()
+    assert (inputs["target"] == 255).any() and error(provider.prepare(inputs)(), expected) <= 1e-6
