@@ -13,6 +13,9 @@ from torch.utils import _pytree as pytree
 
 Inputs = dict[str, Any]
 
+# Whether there are rows in bfloat16: where it has no instructions for it, a processor's library takes minutes.
+BFLOAT16 = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+
 
 def tensors(result: Any) -> list[Tensor]:
     """A provider's result as what is compared: a list of tensors."""

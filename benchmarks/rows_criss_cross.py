@@ -6,18 +6,18 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from bench_types import Inputs, Provider, Workload, doubled, tensors_once, with_gradients
+from bench_types import BFLOAT16, Inputs, Provider, Workload, doubled, tensors_once, with_gradients
 from torch import Tensor
 
 import segops
 
 
-def maps(n: int, size: int, gradients: bool) -> Inputs:
+def maps(n: int, size: int, gradients: bool, dtype: torch.dtype = torch.float32) -> Inputs:
     """A crop of 8 (size - 1) + 1 pixels at stride 8; 64 channels of queries and keys, 512 of values."""
     g = torch.Generator().manual_seed(0)
     shapes = {"query": (n, 64, size, size), "key": (n, 64, size, size), "value": (n, 512, size, size)}
-    tensors = {k: torch.randn(s, generator=g).requires_grad_(gradients) for k, s in shapes.items()}
-    return {**tensors, "grad": torch.randn(shapes["value"], generator=g)} if gradients else tensors
+    tensors = {k: torch.randn(s, generator=g).to(dtype).requires_grad_(gradients) for k, s in shapes.items()}
+    return {**tensors, "grad": torch.randn(shapes["value"], generator=g).to(dtype)} if gradients else tensors
 
 
 def provider(function: Callable[..., Tensor]) -> Callable[[Inputs], Callable[[], list[Tensor]]]:
@@ -82,38 +82,32 @@ def oracle(inputs: Inputs) -> list[Tensor]:
         return provider(segops.criss_cross_attention)(doubled(inputs))()
 
 
-WORKLOADS = tuple(
-    Workload(
-        "criss_cross_attention",
-        f"{n}x64_512x{size}x{size}{'_forward_backward' if gradients else ''}",
-        lambda n=n, size=size, gradients=gradients: maps(n, size, gradients),  # type: ignore[misc]
-        tensors_once,
-        oracle,
-        operations=operations,
-        size=size * size if (n, gradients) == (1, True) else None,
-        late=n == 2,
-    )
-    for n, size in ((1, 97), (2, 65))
-    for gradients in (False, True)
-)
+def workload(
+    n: int, size: int, gradients: bool = True, dtype: torch.dtype = torch.float32, late: bool = False
+) -> Workload:
+    name = f"{n}x64_512x{size}x{size}{'_bfloat16' * (dtype == torch.bfloat16)}{'_forward_backward' * gradients}"
+    grows = size * size if n == 1 and gradients and dtype == torch.float32 else None
+    make = partial(maps, n, size, gradients, dtype)
+    return Workload(OP, name, make, tensors_once, oracle, operations=operations, size=grows, late=late)
+
 
 OP = "criss_cross_attention"
-SWEEPS = tuple(
-    Workload(
-        OP,
-        f"1x64_512x{size}x{size}_forward_backward",
-        partial(maps, 1, size, True),
-        tensors_once,
-        oracle,
-        operations=operations,
-        size=size * size,
-    )
-    for size in (33, 65, 129)
+WORKLOADS = (
+    *(workload(1, 97, gradients) for gradients in (False, True)),
+    *[workload(1, 97, dtype=torch.bfloat16)] * BFLOAT16,
+    *(workload(2, 65, gradients, late=True) for gradients in (False, True)),
 )
+SWEEPS = tuple(workload(1, size) for size in (33, 65, 129))
+TOLERANCE = 1e-2  # of bfloat16
 PROVIDERS = (
-    Provider("segops", OP, provider(segops.criss_cross_attention)),
-    Provider("compiled_channels_last", OP, lambda inputs: provider(torch.compile(channels_last))(inputs)),
-    Provider("channels_last", OP, provider(channels_last)),
-    Provider("batched", OP, provider(batched)),
-    Provider("einsums", OP, provider(einsums)),
+    Provider("segops", OP, provider(segops.criss_cross_attention), tolerance=TOLERANCE),
+    Provider(
+        "compiled_channels_last",
+        OP,
+        lambda inputs: provider(torch.compile(channels_last))(inputs),
+        tolerance=TOLERANCE,
+    ),
+    Provider("channels_last", OP, provider(channels_last), tolerance=TOLERANCE),
+    Provider("batched", OP, provider(batched), tolerance=TOLERANCE),
+    Provider("einsums", OP, provider(einsums), tolerance=TOLERANCE),
 )

@@ -9,7 +9,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import torch
-from bench_types import Inputs, Provider, Refused, Workload, doubled, tensors_once, with_gradients
+from bench_types import BFLOAT16, Inputs, Provider, Refused, Workload, doubled, tensors_once, with_gradients
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -147,11 +147,7 @@ def workload(op: str, name: str, make: Callable[[], Inputs], size: int | None = 
 WORKLOADS = (
     workload(OP, "256_256x97x97_forward_backward", lambda: maps(256, 97), 97 * 97),
     workload(OP, "256_512x97x97_forward_backward", lambda: maps(512, 97), late=True),
-    *(  # where it has no bfloat16, a processor's library takes minutes
-        [workload(OP, "256_256x97x97_bfloat16_forward_backward", lambda: maps(256, 97, torch.bfloat16))]
-        if torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
-        else []
-    ),
+    *[workload(OP, "256_256x97x97_bfloat16_forward_backward", lambda: maps(256, 97, torch.bfloat16))] * BFLOAT16,
     workload(DOT, "256_256x97x97_forward_backward", lambda: maps(256, 97, mode="dot_product"), 97 * 97),
 )
 

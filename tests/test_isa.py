@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+PAIRS = ("nonlocal_attention", "criss_cross_attention")  # whose products multiply bfloat16 as it is
 
 CODE = """
 import torch
@@ -37,3 +40,18 @@ def test_every_instruction_set_agrees_with_the_reference(isa):
     assert "ran on " in result.stdout
     if isa == "base":
         assert "ran on base" in result.stdout
+
+
+@pytest.mark.parametrize("isa", ["base", "avx2"])
+def test_pairs_of_bfloat16_without_their_instruction(isa):
+    """The same code on any processor, where it is not chosen because it takes longer than widening them."""
+    files = [str(Path(__file__).parent / "ops" / f"test_{op}.py") for op in PAIRS]
+    command = [
+        sys.executable,
+        *"-m pytest -q -p no:cacheprovider -k".split(),
+        "halves_are or one_key or not_a_number",
+        *files,
+    ]
+    wish = {"SEGOPS_ISA": isa, "SEGOPS_BFLOAT16_PAIRS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **wish})
+    assert result.returncode == 0, result.stdout

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "segops/torch_attention.h"
+#include "segops/torch_bfloat16.h"
 #include "segops/torch_errors.h"
 #include "segops/torch_parallel.h"
 #include "segops/torch_tensor.h"
@@ -17,30 +18,34 @@ namespace {
 using segops::data;
 using segops::Gradients;
 using segops::mutable_data;
+using segops::narrowed;
 using segops::require;
 using segops::Tensor;
+using segops::widened;
 
 struct Inputs : segops::QueryKeyValue {
   Inputs(const Tensor& query, const Tensor& key, const Tensor& value)
       : QueryKeyValue("criss_cross_attention", query, key, value) {}
 
-  template <class T>
-  segops::criss_cross::Problem<T> problem() const {
-    segops::criss_cross::Problem<T> p{query.size(0), query.size(1), value.size(1), value.size(2), value.size(3)};
-    point<T>(p);
+  template <class S>
+  segops::criss_cross::Problem<S> problem() const {
+    segops::criss_cross::Problem<S> p{query.size(0), query.size(1), value.size(1), value.size(2), value.size(3)};
+    point<S>(p);
     return p;
   }
 };
 
 Tensor criss_cross_attention(Tensor query, Tensor key, Tensor value) {
   const Inputs in(query, key, value);
+  if (segops::is_widened(value))
+    return narrowed(criss_cross_attention(widened(query), widened(key), widened(value)), value);
   Tensor out = Gradients::like(in.value);
   if (out.numel() == 0) return out;
   segops::TorchParallel parallel;
-  segops::dispatch(out, "criss_cross_attention", [&](auto zero) {
-    using T = decltype(zero);
-    auto p = in.problem<T>();
-    p.out = mutable_data<T>(out);
+  segops::dispatch_pairs(out, "criss_cross_attention", [&](auto zero) {
+    using S = decltype(zero);
+    auto p = in.problem<S>();
+    p.out = mutable_data<S>(out);
     segops::criss_cross::forward(p, parallel);
   });
   return out;
@@ -54,15 +59,20 @@ std::tuple<Tensor, Tensor, Tensor> criss_cross_attention_backward(Tensor grad, T
   require(grad.sizes().equals(in.value.sizes()) && grad.scalar_type() == in.value.scalar_type() &&
               out.sizes().equals(in.value.sizes()) && out.scalar_type() == in.value.scalar_type(),
           "criss_cross_attention_backward: expected grad and out of the shape and dtype of value");
+  if (segops::is_widened(value)) {
+    const auto [of_query, of_key, of_value] =
+        criss_cross_attention_backward(widened(grad), widened(query), widened(key), widened(value), widened(out));
+    return {narrowed(of_query, query), narrowed(of_key, key), narrowed(of_value, value)};
+  }
   Gradients gradients(in);
   if (grad.numel() == 0) return {gradients.query, gradients.key, gradients.value};
   segops::TorchParallel parallel;
-  segops::dispatch(grad, "criss_cross_attention_backward", [&](auto zero) {
-    using T = decltype(zero);
-    auto p = in.problem<T>();
-    p.grad = data<T>(grad);
-    p.result = data<T>(out);
-    gradients.point<T>(p);
+  segops::dispatch_pairs(grad, "criss_cross_attention_backward", [&](auto zero) {
+    using S = decltype(zero);
+    auto p = in.problem<S>();
+    p.grad = data<S>(grad);
+    p.result = data<S>(out);
+    gradients.point<S>(p);
     segops::criss_cross::backward(p, parallel);
   });
   return {gradients.query, gradients.key, gradients.value};

@@ -99,7 +99,7 @@ std::tuple<Tensor, Tensor> nonlocal_attention(Tensor query, Tensor key, Tensor v
     using S = decltype(zero);
     using E = decltype(element);
     S* to = mutable_data<S>(out);
-    auto* sums = mutable_data<segops::nonlocal::Sum<S>>(lse);
+    auto* sums = mutable_data<segops::Sum<S>>(lse);
     in.each([&](int64_t n, Parallel& parallel) {
       auto p = in.problem<S>(n);
       p.out = to + n * channels * queries;
@@ -129,7 +129,7 @@ std::tuple<Tensor, Tensor, Tensor> nonlocal_attention_backward(Tensor grad, Tens
     using E = decltype(element);
     S *to_query = mutable_data<S>(grad_query), *to_key = mutable_data<S>(grad_key),
       *to_value = mutable_data<S>(grad_value);
-    auto* sums = mutable_data<segops::nonlocal::Sum<S>>(lse);
+    auto* sums = mutable_data<segops::Sum<S>>(lse);
     in.each([&](int64_t n, Parallel& parallel) {
       auto p = in.problem<S>(n);
       p.grad = data<S>(grad, n * channels * queries);

@@ -45,11 +45,7 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         10
     """
     _checks.query_key_value(query, key, value)
-    tensors = _checks.lowered(query, key, value)
-    dtype = tensors[2].dtype
-    if not value.is_cuda:  # a GPU reads halves as they are
-        tensors = tuple(map(_checks.widened, tensors))
-    return _registry.call(torch.ops.segops.criss_cross_attention, *tensors).to(dtype)
+    return _registry.call(torch.ops.segops.criss_cross_attention, *_checks.lowered(query, key, value))
 
 
 def _like(x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from halves import assert_summed_in_float32
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -123,8 +124,9 @@ def test_huge_energies(dtype, factor):
     torch.testing.assert_close(out, dense(*tensors), rtol=1e-4, atol=1e-4)
 
 
-def test_nan_stays_with_those_who_see_it():
-    query, key, value = inputs(1, 3, 4, 6, 7)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_not_a_number_stays_with_those_who_see_it(dtype):
+    query, key, value = inputs(1, 3, 4, 6, 7, dtype)
     key[0, 1, 2, 3] = torch.nan
     out = segops.criss_cross_attention(query, key, value)
     seen = torch.zeros(6, 7, dtype=torch.bool)
@@ -133,16 +135,23 @@ def test_nan_stays_with_those_who_see_it():
     assert torch.equal(out.isnan().any(1)[0], seen)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_key_has_all_the_weight(dtype):
+    """Of a single pixel: what the softmax takes off its gradient cancels it."""
+    query, key, value = inputs(2, 3, 141, 1, 1, dtype)
+    leaves = [x.requires_grad_() for x in (query, key, value)]
+    out, grad = segops.criss_cross_attention(*leaves), torch.randn_like(value)
+    gradients = torch.autograd.grad(out, leaves, grad)
+    assert torch.equal(out, value)
+    assert not gradients[0].any()
+    assert not gradients[1].any()
+    torch.testing.assert_close(gradients[2], grad)
+
+
+@pytest.mark.parametrize("sizes", [(1, 4, 6, 9, 8), (2, 5, 7, 13, 35), (1, 3, 65, 17, 18)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_computed_in_float32(dtype):
-    tensors = [x.to(dtype).requires_grad_() for x in inputs(1, 4, 6, 9, 8)]
-    wide = [x.detach().float().requires_grad_() for x in tensors]
-    out, expected = segops.criss_cross_attention(*tensors), segops.criss_cross_attention(*wide)
-    assert out.dtype == dtype
-    assert torch.equal(out, expected.to(dtype))
-    for a, b in zip(torch.autograd.grad(out.sum(), tensors), torch.autograd.grad(expected.sum(), wide), strict=True):
-        assert a.dtype == dtype
-        torch.testing.assert_close(a, b.to(dtype))
+def test_halves_are_summed_in_float32(dtype, sizes):
+    assert_summed_in_float32(segops.criss_cross_attention, *inputs(*sizes, dtype))
 
 
 def test_the_same_on_any_number_of_threads():

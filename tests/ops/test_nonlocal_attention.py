@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -164,16 +162,6 @@ def test_halves_are_summed_in_float32(dtype, sizes, mode):
     for a, b, name in zip(actual, expected, ("out", "query", "key", "value"), strict=True):
         assert a.dtype == dtype
         assert_gradients_match(a, b, 2 * torch.finfo(dtype).eps, name)
-
-
-@pytest.mark.parametrize("isa", ["base", "avx2"])
-def test_pairs_of_bfloat16_without_their_instruction(isa):
-    """The same code on any processor, where it is not chosen because it takes longer than widening them."""
-    wish = {"SEGOPS_ISA": isa, "SEGOPS_BFLOAT16_PAIRS": "1"}
-    which = ["-k", "halves_are or one_key or not_a_number"]
-    command = [sys.executable, *"-m pytest -q -p no:cacheprovider".split(), __file__, *which]
-    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **wish})
-    assert result.returncode == 0, result.stdout
 
 
 def test_dot_product_of_halves_does_not_overflow():

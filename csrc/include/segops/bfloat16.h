@@ -10,10 +10,43 @@
 
 namespace segops {
 
+// A number as it lies in memory: the upper half of a float.
+struct Bfloat16 {
+  uint16_t bits;
+};
+
 // Two numbers that are multiplied with two others and summed at once; the first has the low half of the bits.
 struct Pair {
   uint32_t bits;
 };
+
+// Of what lies in memory: the type of sums, and what products multiply.
+template <class S>
+using Sum = std::conditional_t<std::is_same_v<S, double>, double, float>;
+template <class S>
+using Element = std::conditional_t<std::is_same_v<S, Bfloat16>, Pair, S>;
+
+// From memory to sums and back, to the nearest number, ties to even; NaN stays NaN.
+template <class S>
+S widen(S x) {
+  return x;
+}
+inline float widen(Bfloat16 x) {
+  const uint32_t bits = uint32_t(x.bits) << 16;
+  float wide;
+  std::memcpy(&wide, &bits, sizeof(wide));
+  return wide;
+}
+template <class S>
+S narrow(Sum<S> x) {
+  if constexpr (std::is_same_v<S, Bfloat16>) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof(bits));
+    return {uint16_t(x == x ? (bits + 0x7FFF + (bits >> 16 & 1)) >> 16 : 0x7FC0)};
+  } else {
+    return x;
+  }
+}
 
 // How many numbers an element of a packed matrix holds, how many elements `count` of them take, and the type of sums.
 template <class E>

@@ -4,30 +4,47 @@
 // bfloat16.h). The two instructions are written in assembly: intrinsics would ask for an instruction set of their own.
 // Without them pairs come to the same sums, slowly.
 
-using WidePairs = typename Lanes<Wide<float>>::Bits;
+// Elements for the lanes of a vector V of sums.
+template <class E, class V = Wide<Total<E>>>
+struct ElementsOf {
+  using Type = V;
+};
+template <class V>
+struct ElementsOf<Pair, V> {
+  using Type = typename Lanes<V>::Bits;
+};
+template <class E, class V = Wide<Total<E>>>
+using Elements = typename ElementsOf<E, V>::Type;
+using WidePairs = Elements<Pair>;
 
-SEGOPS_INLINE Wide<float> load_elements(const float* p) { return load<Wide<float>>(p); }
-SEGOPS_INLINE Wide<double> load_elements(const double* p) { return load<Wide<double>>(p); }
-SEGOPS_INLINE WidePairs load_elements(const Pair* p) {
-  WidePairs v;
+template <class E, class V = Wide<Total<E>>>
+SEGOPS_INLINE Elements<E, V> load_elements(const E* p) {
+  Elements<E, V> v;
   __builtin_memcpy(&v, p, sizeof(v));
   return v;
 }
 
-SEGOPS_INLINE Wide<float> spread(float x) { return splat<Wide<float>>(x); }
-SEGOPS_INLINE Wide<double> spread(double x) { return splat<Wide<double>>(x); }
-SEGOPS_INLINE WidePairs spread(Pair x) { return WidePairs{} + x.bits; }
+template <class E, class V = Wide<Total<E>>>
+SEGOPS_INLINE Elements<E, V> spread(E x) {
+  if constexpr (kNumbers<E> == 2)
+    return Elements<E, V>{} + x.bits;
+  else
+    return splat<V>(x);
+}
 
 // sum + a b, with pairs both products of a lane.
-SEGOPS_INLINE Wide<float> multiply_add(Wide<float> a, Wide<float> b, Wide<float> sum) { return fma(a, b, sum); }
-SEGOPS_INLINE Wide<double> multiply_add(Wide<double> a, Wide<double> b, Wide<double> sum) { return fma(a, b, sum); }
-SEGOPS_INLINE Wide<float> multiply_add(WidePairs a, WidePairs b, Wide<float> sum) {
+template <class V>
+SEGOPS_INLINE V multiply_add(V a, V b, V sum) {
+  return fma(a, b, sum);
+}
+template <class V>
+SEGOPS_INLINE V multiply_add(typename Lanes<V>::Bits a, typename Lanes<V>::Bits b, V sum) {
 #if SEGOPS_ISA_LEVEL == 2
   __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
   return sum;
 #else
-  sum = fma((Wide<float>)(a << 16), (Wide<float>)(b << 16), sum);
-  return fma((Wide<float>)(a & 0xFFFF0000u), (Wide<float>)(b & 0xFFFF0000u), sum);
+  sum = fma((V)(a << 16), (V)(b << 16), sum);
+  return fma((V)(a & 0xFFFF0000u), (V)(b & 0xFFFF0000u), sum);
 #endif
 }
 
@@ -37,6 +54,18 @@ SEGOPS_INLINE typename Lanes<V>::Bits bfloat16_bits(V x) {
   using Bits = typename Lanes<V>::Bits;
   const Bits bits = (Bits)x, nearest = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
   return x == x ? nearest : Bits{} + 0x7FC0u;
+}
+
+// Eight of them, in the low half of each lane.
+typedef uint16_t H8 __attribute__((vector_size(16), may_alias));
+SEGOPS_INLINE U8 load_bits(const Bfloat16* p) {
+  H8 bits;
+  __builtin_memcpy(&bits, p, sizeof(bits));
+  return __builtin_convertvector(bits, U8);
+}
+SEGOPS_INLINE void store_bits(Bfloat16* p, U8 x) {
+  const H8 bits = __builtin_convertvector(x, H8);
+  __builtin_memcpy(p, &bits, sizeof(bits));
 }
 
 // Sixteen numbers as eight pairs.
@@ -52,11 +81,17 @@ SEGOPS_INLINE H16 bfloat16_of(F16 x) {
 }
 #if SEGOPS_ISA_LEVEL == 2
 SEGOPS_INLINE U16 bfloat16_bits(F16 x) { return __builtin_convertvector(bfloat16_of(x), U16); }
+SEGOPS_INLINE U8 bfloat16_bits(F8 x) {
+  H8 out;
+  __asm__("vcvtneps2bf16 %t1, %x0" : "=v"(out) : "v"(x));
+  return __builtin_convertvector(out, U8);
+}
 #endif
 
 // Two rows of numbers as one of pairs.
-SEGOPS_INLINE void store_pairs(Pair* p, Wide<float> first, Wide<float> second) {
-  const WidePairs pairs = bfloat16_bits(first) | bfloat16_bits(second) << 16;
+template <class V>
+SEGOPS_INLINE void store_pairs(Pair* p, V first, V second) {
+  const auto pairs = bfloat16_bits(first) | bfloat16_bits(second) << 16;
   __builtin_memcpy(p, &pairs, sizeof(pairs));
 }
 

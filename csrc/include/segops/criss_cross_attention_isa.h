@@ -3,11 +3,12 @@
 #include "segops/line_product_isa.h"
 
 // The channels of some lines of a map, from its memory to (lines, channels, padded), the padding filled with zeros.
-template <bool kColumns, class T>
-void gather(const T* from, int64_t plane, const Lines& l, int64_t lines, int64_t channels, T* to) {
+template <bool kColumns, class T, int kWays>
+void gather(const T* from, int64_t plane, const Lines& l, int64_t lines, int64_t channels, Gathered<T, kWays>& out) {
   const int64_t padded = l.padded(), area = channels * padded;
   const int64_t whole = kColumns ? l.length / 8 * 8 : 0, eights = kColumns ? lines / 8 * 8 : 0;
   const int64_t step = kColumns ? l.step : 1;  // known to the compiler, rows are copied in vectors
+  T* to = out.by_channels(0, channels);
   for (int64_t c = 0; c < channels; ++c, from += plane, to += padded) {
     for (int64_t i = 0; i < whole; i += 8) {
       if (c + 1 < channels)  // the processor does not foresee where the next channel lies
@@ -24,9 +25,60 @@ void gather(const T* from, int64_t plane, const Lines& l, int64_t lines, int64_t
   }
 }
 
-// And back, or added to what is there.
-template <bool kColumns, bool kAdd, class T>
-void scatter(const T* from, int64_t plane, const Lines& l, int64_t lines, int64_t channels, T* to) {
+// Two channels of bfloat16 at a time: they are transposed as pairs.
+template <bool kColumns, int kWays>
+void gather(const Bfloat16* from, int64_t plane, const Lines& l, int64_t lines, int64_t channels,
+            Gathered<Bfloat16, kWays>& out) {
+  using Out = Gathered<Bfloat16, kWays>;
+  const int64_t padded = l.padded(), step = kColumns ? l.step : 1;
+  const int64_t whole = kColumns ? l.length / 8 * 8 : 0, eights = kColumns ? lines / 8 * 8 : 0;
+  for (int64_t c = 0; c < channels; c += 2, from += 2 * plane) {
+    const bool two = c + 1 < channels;
+    const Bfloat16* second = two ? from + plane : from;
+    const uint32_t mask = two ? ~uint32_t(0) : 0;
+    const auto pairs = [&](int64_t line) { return out.by_channels(line, channels) + c / 2 * padded; };
+    const auto numbers = [&](int64_t line) { return out.by_positions(line, channels) + c * padded; };
+    for (int64_t i = 0; i < whole; i += 8) {
+      if (c + 2 < channels)
+        for (int64_t j = i; j < i + 8; ++j)
+          for (int64_t p = 2; p < 4; ++p) __builtin_prefetch(from + p * plane + j * step);
+      for (int64_t line = 0; line < eights; line += 8) {
+        F8 v[8];
+        for (int k = 0; k < 8; ++k) {
+          const int64_t at = (i + k) * step + line;
+          v[k] = (F8)(load_bits(from + at) | (load_bits(second + at) << 16 & mask));
+        }
+        transpose(v);
+        for (int k = 0; k < 8; ++k) {
+          if constexpr (Out::kHasChannels) __builtin_memcpy(pairs(line + k) + i, &v[k], sizeof(F8));
+          if constexpr (Out::kHasPositions) {
+            store_bits(numbers(line + k) + i, (U8)v[k]);
+            if (two) store_bits(numbers(line + k) + padded + i, (U8)v[k] >> 16);
+          }
+        }
+      }
+    }
+    for (int64_t line = 0; line < lines; ++line) {
+      const int64_t begin = line < eights ? whole : 0, at = line * l.apart;
+      if constexpr (Out::kHasChannels) {
+        Pair* to = pairs(line);
+        for (int64_t j = begin; j < l.length; ++j)
+          to[j].bits = from[at + j * step].bits | (uint32_t(second[at + j * step].bits) << 16 & mask);
+        for (int64_t j = l.length; j < padded; ++j) to[j].bits = 0;
+      }
+      if constexpr (Out::kHasPositions)
+        for (int i = 0; i < 1 + two; ++i) {
+          Bfloat16* to = numbers(line) + i * padded;
+          for (int64_t j = begin; j < l.length; ++j) to[j] = (i ? second : from)[at + j * step];
+          for (int64_t j = l.length; j < padded; ++j) to[j].bits = 0;
+        }
+    }
+  }
+}
+
+// Lines of sums (lines, channels, padded) back to a map, or added to what is there.
+template <bool kColumns, bool kAdd, class T, class S>
+void scatter(const T* from, int64_t plane, const Lines& l, int64_t lines, int64_t channels, S* to) {
   const int64_t padded = l.padded(), area = channels * padded;
   const int64_t whole = kColumns ? l.length / 8 * 8 : 0, eights = kColumns ? lines / 8 * 8 : 0;
   const int64_t step = kColumns ? l.step : 1;
@@ -36,10 +88,38 @@ void scatter(const T* from, int64_t plane, const Lines& l, int64_t lines, int64_
         transpose_tile<kAdd>(from + line * area + i, area, to + i * step + line, step);
     for (int64_t line = 0; line < lines; ++line)
       for (int64_t j = line < eights ? whole : 0; j < l.length; ++j) {
-        T& x = to[line * l.apart + j * step];
-        x = from[line * area + j] + (kAdd ? x : 0);
+        S& x = to[line * l.apart + j * step];
+        x = narrow<S>(from[line * area + j] + (kAdd ? widen(x) : 0));
       }
   }
+}
+
+// A product that sums over the channels of two lines, and one that sums along a line; c (rows, padded).
+template <bool kAdd, class E, class T>
+void multiply_channels(const E* a, const E* b, int64_t rows, int64_t channels, int64_t padded, T* c) {
+  multiply<kAdd>(Matrix<E>{a, 1, padded}, b, rows, elements<E>(channels), padded, padded, c);
+}
+template <class T>
+void multiply_positions(const T* a, const T* b, int64_t rows, int64_t length, int64_t padded, T* c) {
+  multiply<false>(Matrix<T>{a, padded, 1}, b, rows, length, padded, padded, c);
+}
+inline void multiply_positions(const Bfloat16* a, const Pair* b, int64_t rows, int64_t length, int64_t padded,
+                               float* c) {
+  multiply<false>(Matrix<Pair>{reinterpret_cast<const Pair*>(a), padded / 2, 1}, b, rows, elements<Pair>(length),
+                  padded, padded, c);
+}
+
+// Weights (rows, padded) as multiply_positions() reads them, in `room` where that is not x itself.
+template <class T>
+const T* packed_rows(const T* x, int64_t, int64_t, T*) {
+  return x;
+}
+inline const Pair* packed_rows(const float* x, int64_t rows, int64_t padded, Pair* room) {
+  Pair* to = room;
+  for (int64_t r = 0; r < rows; r += 2, x += 2 * padded, to += padded)
+    for (int64_t i = 0; i < padded; i += 8)
+      store_pairs(to + i, load<F8>(x + i), r + 1 < rows ? load<F8>(x + padded + i) : F8{});
+  return room;
 }
 
 // energies (keys, padded queries) to exp(energy - largest); a column leaves its own pixel to the row. Without any key
@@ -79,37 +159,38 @@ void join(const Lines& l, T* kept_largest, T* kept_sum, T* largest, T* sum) {
 }
 
 // The row's part of the result joins the column's, which is there.
-template <class T>
+template <class T, class S>
 void blend(const T* from, int64_t plane, const Lines& l, int64_t lines, int64_t channels, const T* row, const T* column,
-           T* to) {
+           S* to) {
   const int64_t padded = l.padded();
   for (int64_t line = 0; line < lines; ++line, row += padded, column += padded)
     for (int64_t c = 0; c < channels; ++c, from += padded) {
-      T* out = to + c * plane + line * l.apart;
-      for (int64_t i = 0; i < l.length; ++i) out[i] = out[i] * column[i] + from[i] * row[i];
+      S* out = to + c * plane + line * l.apart;
+      for (int64_t i = 0; i < l.length; ++i) out[i] = narrow<S>(widen(out[i]) * column[i] + from[i] * row[i]);
     }
 }
 
 // Lines [begin, end) of the batch: exponentials and their sums, and with kValues the result.
-template <bool kColumns, bool kValues, class T>
-void attend(const Problem<T>& p, int64_t begin, int64_t end) {
+template <bool kColumns, bool kValues, class S, class T = Sum<S>>
+void attend(const Problem<S>& p, int64_t begin, int64_t end) {
   const Lines l = lines_of<kColumns>(p);
-  const int64_t plane = p.pixels(), padded = l.padded(), area = l.length * padded, most = l.together(sizeof(T));
-  Buffer<T> query(most * p.dims * padded), key(query.size()), weights((kValues ? most : 1) * area);
-  Buffer<T> value(kValues ? most * kChunk * padded : 0), part(value.size());
-  Buffer<T> largest(most * padded), sum(largest.size());
+  const int64_t plane = p.pixels(), padded = l.padded(), most = l.together(sizeof(T));
+  Gathered<S, kByChannels> query(most, p.dims, padded), key(most, p.dims, padded);
+  Gathered<S, kByPositions> value(kValues ? most : 0, kChunk, padded);
+  Weights<Element<S>> weights(kValues ? most : 1, 1, padded * padded);
+  Buffer<T> part(kValues ? most * kChunk * padded : 0), largest(most * padded), sum(largest.size());
   for (int64_t at = begin, lines; at < end; at += lines) {
     const int64_t n = at / l.count, first = at % l.count, offset = first * l.apart;
     lines = std::min({most, l.count - first, end - at});
-    gather<kColumns>(p.query + n * p.dims * plane + offset, plane, l, lines, p.dims, query.data());
-    gather<kColumns>(p.key + n * p.dims * plane + offset, plane, l, lines, p.dims, key.data());
+    gather<kColumns>(p.query + n * p.dims * plane + offset, plane, l, lines, p.dims, query);
+    gather<kColumns>(p.key + n * p.dims * plane + offset, plane, l, lines, p.dims, key);
     for (int64_t line = 0; line < lines; ++line) {
-      T *w = weights.data() + (kValues ? line : 0) * area, *top = largest.data() + line * padded,
-        *total = sum.data() + line * padded;
-      const int64_t packed = line * p.dims * padded, pixel = n * plane + offset + line * l.apart;
-      multiply<false>(Matrix<T>{key.data() + packed, 1, padded}, query.data() + packed, l.length, p.dims, padded,
-                      padded, w);
+      const int64_t of = kValues ? line : 0, pixel = n * plane + offset + line * l.apart;
+      T *w = weights.line(of), *top = largest.data() + line * padded, *total = sum.data() + line * padded;
+      multiply_channels<false>(key.by_channels(line, p.dims), query.by_channels(line, p.dims), l.length, p.dims, padded,
+                               w);
       exponentiate<kColumns>(w, l, top, total);
+      if constexpr (kValues) packed_rows(w, l.length, padded, weights.rows(of));
       if constexpr (kColumns)
         for (int64_t i = 0; i < l.length; ++i) {
           p.largest[pixel + i * l.step] = top[i];
@@ -120,10 +201,10 @@ void attend(const Problem<T>& p, int64_t begin, int64_t end) {
     }
     for (int64_t c = 0; kValues && c < p.channels; c += kChunk) {
       const int64_t chunk = std::min<int64_t>(kChunk, p.channels - c), place = (n * p.channels + c) * plane + offset;
-      gather<kColumns>(p.value + place, plane, l, lines, chunk, value.data());
+      gather<kColumns>(p.value + place, plane, l, lines, chunk, value);
       for (int64_t line = 0; line < lines; ++line)
-        multiply<false>(Matrix<T>{value.data() + line * chunk * padded, padded, 1}, weights.data() + line * area, chunk,
-                        l.length, padded, padded, part.data() + line * chunk * padded);
+        multiply_positions(value.by_positions(line, chunk), weights.rows(line), chunk, l.length, padded,
+                           part.data() + line * chunk * padded);
       if constexpr (kColumns)
         scatter<true, false>(part.data(), plane, l, lines, chunk, p.out + place);
       else
@@ -146,13 +227,14 @@ void normalize(T* energies, const Lines& l, const T* largest, const T* scale) {
 
 // The scalar products of grad and result, some channels more; both (lines, channels, padded). Summed as multiply() sums
 // grad and value, so that the two cancel where the softmax has but one weight.
-template <class T>
-void add_products(const T* grad, const T* result, int64_t padded, int64_t lines, int64_t channels, T* delta) {
+template <class E, class T = Total<E>>
+void add_products(const E* grad, const E* result, int64_t padded, int64_t lines, int64_t channels, T* delta) {
   using V = Eight<T>;
   for (int64_t line = 0; line < lines; ++line, delta += padded)
-    for (int64_t c = 0; c < channels; ++c, grad += padded, result += padded)
+    for (int64_t c = 0; c < elements<E>(channels); ++c, grad += padded, result += padded)
       for (int64_t i = 0; i < padded; i += 8)
-        store(delta + i, fma(load<V>(grad + i), load<V>(result + i), load<V>(delta + i)));
+        store(delta + i,
+              multiply_add(load_elements<E, V>(grad + i), load_elements<E, V>(result + i), load<V>(delta + i)));
 }
 
 // Gradients of the weights (queries, padded keys) to those of the energies, and these transposed.
@@ -169,83 +251,86 @@ void differentiate_softmax(T* weights, T* grad, const Lines& l, const T* delta) 
 }
 
 // Gradients through lines [begin, end) of the batch: rows write them, columns add theirs.
-template <bool kColumns, class T>
-void differentiate(const Problem<T>& p, int64_t begin, int64_t end) {
+template <bool kColumns, class S, class T = Sum<S>>
+void differentiate(const Problem<S>& p, int64_t begin, int64_t end) {
   const Lines l = lines_of<kColumns>(p);
   const int64_t plane = p.pixels(), padded = l.padded(), area = padded * padded, most = l.together(2 * sizeof(T));
-  Buffer<T> query(most * p.dims * padded), key(query.size()), grad_query(query.size()), grad_key(query.size());
-  Buffer<T> value(most * kChunk * padded), grad(value.size()), grad_value(value.size());
-  Buffer<T> weights(most * area), grad_weights(most * area), delta(most * padded);
+  Gathered<S, kBothWays> query(most, p.dims, padded), key(most, p.dims, padded), grad(most, kChunk, padded);
+  Gathered<S, kByChannels> value(most, kChunk, padded), result(kColumns ? 0 : most, kChunk, padded);
+  Weights<Element<S>> weights(most, most, area);
+  Buffer<T> grad_weights(most * area), delta(most * padded), grad_value(most * kChunk * padded);
+  Buffer<T> grad_query(most * p.dims * padded), grad_key(grad_query.size());
   std::fill_n(grad_weights.data(), grad_weights.size(), T(0));  // rows of padding are transposed too
   for (int64_t at = begin, lines; at < end; at += lines) {
     const int64_t n = at / l.count, first = at % l.count, offset = first * l.apart;
     const int64_t place = n * p.dims * plane + offset, pixel = n * plane + offset;
     lines = std::min({most, l.count - first, end - at});
-    gather<kColumns>(p.query + place, plane, l, lines, p.dims, query.data());
-    gather<kColumns>(p.key + place, plane, l, lines, p.dims, key.data());
+    gather<kColumns>(p.query + place, plane, l, lines, p.dims, query);
+    gather<kColumns>(p.key + place, plane, l, lines, p.dims, key);
     for (int64_t line = 0; line < lines; ++line) {
-      const int64_t packed = line * p.dims * padded, to = pixel + line * l.apart;
-      T* w = weights.data() + line * area;
-      multiply<false>(Matrix<T>{query.data() + packed, 1, padded}, key.data() + packed, l.length, p.dims, padded,
-                      padded, w);
+      const int64_t to = pixel + line * l.apart;
+      T* w = weights.line(line);
+      multiply_channels<false>(query.by_channels(line, p.dims), key.by_channels(line, p.dims), l.length, p.dims, padded,
+                               w);
       normalize<kColumns>(w, l, p.largest + to, p.sum + to);
+      packed_rows(w, l.length, padded, weights.rows(line));
     }
     std::fill_n(delta.data(), delta.size(), T(0));
     for (int64_t c = 0; c < p.channels; c += kChunk) {
       const int64_t chunk = std::min<int64_t>(kChunk, p.channels - c), part = (n * p.channels + c) * plane + offset;
-      gather<kColumns>(p.value + part, plane, l, lines, chunk, value.data());
-      gather<kColumns>(p.grad + part, plane, l, lines, chunk, grad.data());
+      gather<kColumns>(p.value + part, plane, l, lines, chunk, value);
+      gather<kColumns>(p.grad + part, plane, l, lines, chunk, grad);
       if constexpr (!kColumns) {
-        gather<false>(p.result + part, plane, l, lines, chunk, grad_value.data());
-        add_products(grad.data(), grad_value.data(), padded, lines, chunk, delta.data());
+        gather<false>(p.result + part, plane, l, lines, chunk, result);
+        add_products(grad.by_channels(0, chunk), result.by_channels(0, chunk), padded, lines, chunk, delta.data());
       }
       for (int64_t line = 0; line < lines; ++line) {
-        const int64_t packed = line * chunk * padded;
-        const Matrix<T> by_query{grad.data() + packed, 1, padded}, by_channel{grad.data() + packed, padded, 1};
+        const auto *a = grad.by_channels(line, chunk), *b = value.by_channels(line, chunk);
         T* to = grad_weights.data() + line * area;
-        c ? multiply<true>(by_query, value.data() + packed, l.length, chunk, padded, padded, to)
-          : multiply<false>(by_query, value.data() + packed, l.length, chunk, padded, padded, to);
-        multiply<false>(by_channel, weights.data() + line * area, chunk, l.length, padded, padded,
-                        grad_value.data() + packed);
+        c ? multiply_channels<true>(a, b, l.length, chunk, padded, to)
+          : multiply_channels<false>(a, b, l.length, chunk, padded, to);
+        multiply_positions(grad.by_positions(line, chunk), weights.rows(line), chunk, l.length, padded,
+                           grad_value.data() + line * chunk * padded);
       }
       scatter<kColumns, kColumns>(grad_value.data(), plane, l, lines, chunk, p.grad_value + part);
     }
     if constexpr (!kColumns) scatter<false, false>(delta.data(), plane, l, lines, 1, p.delta + pixel);
     for (int64_t line = 0; line < lines; ++line) {
       const int64_t packed = line * p.dims * padded;
-      T *w = weights.data() + line * area, *g = grad_weights.data() + line * area;
+      T *w = weights.line(line), *g = grad_weights.data() + line * area;
       differentiate_softmax(w, g, l, p.delta + pixel + line * l.apart);
-      multiply<false>(Matrix<T>{query.data() + packed, padded, 1}, g, p.dims, l.length, padded, padded,
-                      grad_key.data() + packed);
-      multiply<false>(Matrix<T>{key.data() + packed, padded, 1}, w, p.dims, l.length, padded, padded,
-                      grad_query.data() + packed);
+      Element<S>* room = weights.rows(line);
+      multiply_positions(query.by_positions(line, p.dims), packed_rows(g, l.length, padded, room), p.dims, l.length,
+                         padded, grad_key.data() + packed);
+      multiply_positions(key.by_positions(line, p.dims), packed_rows(w, l.length, padded, room), p.dims, l.length,
+                         padded, grad_query.data() + packed);
     }
     scatter<kColumns, kColumns>(grad_query.data(), plane, l, lines, p.dims, p.grad_query + place);
     scatter<kColumns, kColumns>(grad_key.data(), plane, l, lines, p.dims, p.grad_key + place);
   }
 }
 
-template <class T>
-void attend_columns(const Problem<T>& p, int64_t begin, int64_t end) {
+template <class S>
+void attend_columns(const Problem<S>& p, int64_t begin, int64_t end) {
   attend<true, true>(p, begin, end);
 }
-template <class T>
-void attend_rows(const Problem<T>& p, int64_t begin, int64_t end) {
+template <class S>
+void attend_rows(const Problem<S>& p, int64_t begin, int64_t end) {
   attend<false, true>(p, begin, end);
 }
-template <class T>
-void normalize_columns(const Problem<T>& p, int64_t begin, int64_t end) {
+template <class S>
+void normalize_columns(const Problem<S>& p, int64_t begin, int64_t end) {
   attend<true, false>(p, begin, end);
 }
-template <class T>
-void normalize_rows(const Problem<T>& p, int64_t begin, int64_t end) {
+template <class S>
+void normalize_rows(const Problem<S>& p, int64_t begin, int64_t end) {
   attend<false, false>(p, begin, end);
 }
-template <class T>
-void differentiate_rows(const Problem<T>& p, int64_t begin, int64_t end) {
+template <class S>
+void differentiate_rows(const Problem<S>& p, int64_t begin, int64_t end) {
   differentiate<false>(p, begin, end);
 }
-template <class T>
-void differentiate_columns(const Problem<T>& p, int64_t begin, int64_t end) {
+template <class S>
+void differentiate_columns(const Problem<S>& p, int64_t begin, int64_t end) {
   differentiate<true>(p, begin, end);
 }

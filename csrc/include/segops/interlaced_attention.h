@@ -12,6 +12,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "segops/bfloat16.h"
 #include "segops/buffer.h"
 #include "segops/isa.h"
 #include "segops/memory.h"

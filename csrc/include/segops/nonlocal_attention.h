@@ -19,7 +19,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <type_traits>
 
 #include "segops/bfloat16.h"
 #include "segops/buffer.h"
@@ -30,9 +29,6 @@
 namespace segops::nonlocal {
 
 constexpr int64_t kKeys = 2 * kTile;  // in a block
-
-template <class S>
-using Sum = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
 template <class S>
 struct Problem {
