@@ -24,6 +24,7 @@ from segops.kernels.tile_product import product
 from torch import Tensor
 
 from segops.reference.em_attention import divided, maximise_backward
+from segops.reference.halves import wide
 
 
 @triton.jit
@@ -143,10 +144,10 @@ def differentiate(x: Tensor, grad: Tensor | None, mu: Tensor, last: Tensor, mome
 def em_attention(x: Tensor, bases: Tensor, iterations: int, eps_mode: str) -> tuple[Tensor, Tensor, Tensor]:
     """x (N, C, P), bases (N or 1, C, K) to (N, C, P), (T, N, C, K) and (T, N, 2, K)."""
     items, channels, pixels = x.shape
-    count = bases.shape[2]
+    dtype, x, count = x.dtype, wide(x), bases.shape[2]
     history, norms = x.new_empty(iterations, items, channels, count), x.new_empty(iterations, items, 2, count)
     if items == 0:
-        return x.new_empty(x.shape), history, norms
+        return x.new_empty(x.shape, dtype=dtype), history, norms
     mu, z = bases.contiguous(), x.new_empty(items, pixels, count)
     for t in range(iterations):
         moments, total = accumulate(x, mu, z if t == iterations - 1 else None)
@@ -154,7 +155,7 @@ def em_attention(x: Tensor, bases: Tensor, iterations: int, eps_mode: str) -> tu
         norm = torch.linalg.vector_norm(mean, dim=1, keepdim=True)
         mu = history[t].copy_(divided(mean, norm, eps_mode))
         torch.cat([total, norm], 1, out=norms[t])
-    return torch.bmm(mu, z.mT), history, norms
+    return torch.bmm(mu, z.mT).to(dtype), history, norms
 
 
 def em_attention_backward(
@@ -163,6 +164,7 @@ def em_attention_backward(
     """Gradients of x and bases."""
     if x.shape[0] == 0:
         return x.new_empty(x.shape), torch.zeros_like(bases, memory_format=torch.contiguous_format)
+    dtype, x, grad = x.dtype, wide(x), wide(grad)
     before, count = [bases.contiguous(), *history.contiguous()], bases.shape[2]
     last, out = before[-1], x.new_empty(x.shape)
     grad_mu = torch.bmm(grad, torch.softmax(x.mT @ before[-2], 2))
@@ -173,7 +175,7 @@ def em_attention_backward(
         coefficients = torch.cat([moments, before[t].expand_as(moments)], 2)
         torch.baddbmm(out, coefficients, both.mT, beta=0 if first else 1, out=out)
         grad_mu = torch.bmm(x, both[..., count:])
-    return out, grad_mu.sum(0, keepdim=True) if bases.shape[0] == 1 else grad_mu
+    return out.to(dtype), grad_mu.sum(0, keepdim=True) if bases.shape[0] == 1 else grad_mu
 
 
 _POINTERS = ("x", "grad", "mu", "last", "moments", "sums", "both", "parts", "keep")

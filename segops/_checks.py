@@ -187,9 +187,14 @@ def choice(name: str, x: Any, choices: Sequence[str]) -> str:
     return x
 
 
+def sum_dtype(x: Tensor) -> torch.dtype:
+    """That of sums: float64 stays, all else is summed in float32."""
+    return x.dtype if x.dtype == torch.float64 else torch.float32
+
+
 def widened(x: Tensor) -> Tensor:
     """Half precision is read and written; the sums are float32."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+    return x.to(sum_dtype(x))
 
 
 def autocasting(x: Tensor) -> bool:

@@ -8,6 +8,7 @@
 #include <string>
 #include <tuple>
 
+#include "segops/torch_bfloat16.h"
 #include "segops/torch_errors.h"
 #include "segops/torch_parallel.h"
 #include "segops/torch_tensor.h"
@@ -17,8 +18,11 @@ namespace {
 using segops::data;
 using segops::fresh;
 using segops::mutable_data;
+using segops::narrowed;
 using segops::require;
+using segops::ScalarType;
 using segops::Tensor;
+using segops::widened;
 
 // Contiguous, and checked against each other as far as memory safety asks for it.
 struct Inputs {
@@ -28,10 +32,10 @@ struct Inputs {
 
   Inputs(const Tensor& x_in, const Tensor& bases_in, const std::string& eps_mode)
       : x(torch::stable::contiguous(x_in)), bases(torch::stable::contiguous(bases_in)), added(eps_mode == "add") {
-    require(x.dim() == 3 && bases.dim() == 3 && x.scalar_type() == bases.scalar_type() && x.size(1) == bases.size(1) &&
-                (bases.size(0) == 1 || bases.size(0) == x.size(0)) && x.size(1) > 0 && x.size(2) > 0 &&
-                bases.size(2) > 0,
-            "em_attention: expected x (N, C, P) and bases (N or 1, C, K) of one dtype, neither empty but for N");
+    require(
+        x.dim() == 3 && bases.dim() == 3 && bases.scalar_type() == sum_type() && x.size(1) == bases.size(1) &&
+            (bases.size(0) == 1 || bases.size(0) == x.size(0)) && x.size(1) > 0 && x.size(2) > 0 && bases.size(2) > 0,
+        "em_attention: expected x (N, C, P) and bases (N or 1, C, K) of the dtype of sums, neither empty but for N");
     require(added || eps_mode == "clamp", "em_attention: expected eps_mode 'add' or 'clamp'");
     batch = x.size(0);
     channels = x.size(1);
@@ -39,8 +43,9 @@ struct Inputs {
     count = bases.size(2);
   }
 
-  template <class T>
-  segops::em::Image<T> image(segops::Parallel& parallel) const {
+  ScalarType sum_type() const { return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float; }
+  template <class S>
+  segops::em::Image<S> image(segops::Parallel& parallel) const {
     return {channels, pixels, count, added, parallel};
   }
   int64_t map(int64_t n) const { return n * channels * pixels; }
@@ -52,17 +57,22 @@ struct Inputs {
 std::tuple<Tensor, Tensor, Tensor> em_attention(Tensor x, Tensor bases, int64_t iterations, std::string eps_mode) {
   const Inputs in(x, bases, eps_mode);
   require(iterations > 0, "em_attention: expected at least one iteration");
+  if (segops::is_widened(x)) {
+    const auto [out, history, norms] = em_attention(widened(x), bases, iterations, eps_mode);
+    return {narrowed(out, x), history, norms};
+  }
   Tensor out = fresh(in.x, {in.batch, in.channels, in.pixels});
-  Tensor history = fresh(in.x, {iterations, in.batch, in.channels, in.count});
-  Tensor norms = fresh(in.x, {iterations, in.batch, 2, in.count});
+  Tensor history = fresh(in.bases, {iterations, in.batch, in.channels, in.count});
+  Tensor norms = fresh(in.bases, {iterations, in.batch, 2, in.count});
   if (in.batch == 0) return {out, history, norms};
-  segops::dispatch(in.x, "em_attention", [&](auto zero) {
-    using T = decltype(zero);
+  segops::dispatch_pairs(in.x, "em_attention", [&](auto zero) {
+    using S = decltype(zero);
+    using T = segops::Sum<S>;
     segops::TorchParallel parallel;
-    auto image = in.image<T>(parallel);
+    auto image = in.image<S>(parallel);
     for (int64_t n = 0; n < in.batch; ++n)
-      image.forward(data<T>(in.x, in.map(n)), data<T>(in.bases, in.first(n)), int(iterations),
-                    mutable_data<T>(out, in.map(n)), mutable_data<T>(history, in.table(n)), in.table(in.batch),
+      image.forward(data<S>(in.x, in.map(n)), data<T>(in.bases, in.first(n)), int(iterations),
+                    mutable_data<S>(out, in.map(n)), mutable_data<T>(history, in.table(n)), in.table(in.batch),
                     mutable_data<T>(norms, in.norm(n)), in.norm(in.batch));
   });
   return {out, history, norms};
@@ -81,22 +91,29 @@ std::tuple<Tensor, Tensor> em_attention_backward(Tensor grad, Tensor grad_histor
               history.size(3) == in.count && grad_history.sizes().equals(history.sizes()) &&
               norms.size(1) == in.batch && norms.size(2) == 2 && norms.size(3) == in.count,
           "em_attention_backward: expected grad like x, grad_history and history (T, N, C, K), norms (T, N, 2, K)");
-  require(grad.scalar_type() == dtype && grad_history.scalar_type() == dtype && history.scalar_type() == dtype &&
-              norms.scalar_type() == dtype,
-          "em_attention_backward: expected tensors of one dtype");
+  const auto sums = in.sum_type();
+  require(grad.scalar_type() == dtype && grad_history.scalar_type() == sums && history.scalar_type() == sums &&
+              norms.scalar_type() == sums,
+          "em_attention_backward: expected grad of the dtype of x, and all others of that of sums");
+  if (segops::is_widened(x)) {
+    const auto [of_x, of_bases] =
+        em_attention_backward(widened(grad), grad_history, widened(x), bases, history, norms, eps_mode);
+    return {narrowed(of_x, x), of_bases};
+  }
   Tensor grad_x = fresh(in.x, {in.batch, in.channels, in.pixels});
   Tensor grad_bases = torch::stable::new_zeros(in.bases, in.bases.sizes());
   if (in.batch == 0) return {grad_x, grad_bases};
-  segops::dispatch(in.x, "em_attention_backward", [&](auto zero) {
-    using T = decltype(zero);
+  segops::dispatch_pairs(in.x, "em_attention_backward", [&](auto zero) {
+    using S = decltype(zero);
+    using T = segops::Sum<S>;
     segops::TorchParallel parallel;
-    auto image = in.image<T>(parallel);
+    auto image = in.image<S>(parallel);
     segops::Buffer<T> one(in.table(1));
     for (int64_t n = 0; n < in.batch; ++n) {
-      image.backward(data<T>(grad, in.map(n)), data<T>(grad_history, in.table(n)), data<T>(in.x, in.map(n)),
+      image.backward(data<S>(grad, in.map(n)), data<T>(grad_history, in.table(n)), data<S>(in.x, in.map(n)),
                      data<T>(in.bases, in.first(n)), int(history.size(0)), data<T>(history, in.table(n)),
                      in.table(in.batch), data<T>(norms, in.norm(n)), in.norm(in.batch),
-                     mutable_data<T>(grad_x, in.map(n)), one.data());
+                     mutable_data<S>(grad_x, in.map(n)), one.data());
       T* sum = mutable_data<T>(grad_bases, in.first(n));
       for (int64_t i = 0; i < one.size(); ++i) sum[i] += one[i];
     }

@@ -62,11 +62,10 @@ def em_attention(
     if _checks.count("iterations", iterations) == 0:
         raise ValueError("iterations: expected at least 1, got 0")
     _checks.choice("eps_mode", eps_mode, EPS_MODES)
-    wide = _checks.widened(x.flatten(2))
-    start = bases.to(wide.dtype)
+    pixels, start = x.flatten(2), bases.to(_checks.sum_dtype(x))
     if not unrolled:
-        wide, start = wide.detach(), start.detach()
-    out, history, _ = _registry.call(torch.ops.segops.em_attention, wide, start, int(iterations), eps_mode)
+        pixels, start = pixels.detach(), start.detach()
+    out, history, _ = _registry.call(torch.ops.segops.em_attention, pixels, start, int(iterations), eps_mode)
     return _checks.narrowed(out, x).view(x.shape), _checks.narrowed(history[-1], bases)
 
 
@@ -74,8 +73,8 @@ def _fake(x: Tensor, bases: Tensor, iterations: int, eps_mode: str) -> tuple[Ten
     n, channels, count = x.shape[0], x.shape[1], bases.shape[2]
     return (
         torch.empty_like(x, memory_format=torch.contiguous_format),
-        x.new_empty(iterations, n, channels, count),
-        x.new_empty(iterations, n, 2, count),
+        bases.new_empty(iterations, n, channels, count),
+        bases.new_empty(iterations, n, 2, count),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .nonlocal_attention import wide
+from .halves import wide
 
 
 def attention(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-
-def wide(x: Tensor) -> Tensor:
-    """Half precision is summed in float32."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+from .halves import wide
 
 
 def nonlocal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:

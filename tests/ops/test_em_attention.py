@@ -7,6 +7,7 @@ import math
 import golden_crf
 import pytest
 import torch
+from halves import assert_summed_in_float32
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -136,13 +137,18 @@ def test_not_a_number_spreads_over_its_image_only():
     assert out[1].isfinite().all() and bases[1].isfinite().all()
 
 
-def test_half_precision_is_computed_in_float32():
-    x, mu = (t.bfloat16() for t in random(2, 8, 40, 4))
-    out, bases = segops.em_attention(x, mu)
-    wide = segops.em_attention(x.float(), mu.float())
-    assert out.dtype == bases.dtype == torch.bfloat16
-    assert torch.equal(out, wide[0].bfloat16()) and torch.equal(bases, wide[1].bfloat16())
-    assert segops.em_attention(x, mu.float())[1].dtype == torch.float32  # a buffer in float32 loses nothing
+@pytest.mark.parametrize("sizes", [(2, 8, 40, 4), (1, 33, 211, 7), (1, 5, 97, 17)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halves_are_summed_in_float32(dtype, sizes):
+    x, mu = (t.to(dtype) for t in random(*sizes))
+    assert_summed_in_float32(lambda *t: segops.em_attention(*t, unrolled=True)[0], x, mu)
+    assert_summed_in_float32(lambda *t: segops.em_attention(*t, unrolled=True)[1], x, mu)
+
+
+def test_bases_in_float32_stay_what_they_are():
+    x, mu = random(2, 8, 40, 4)
+    out, bases = segops.em_attention(x.bfloat16(), mu.float())
+    assert (out.dtype, bases.dtype) == (torch.bfloat16, torch.float32)
 
 
 def test_maps_of_images_any_layout_and_no_image():

@@ -15,8 +15,9 @@ struct Bfloat16 {
   uint16_t bits;
 };
 
-// Two numbers that are multiplied with two others and summed at once; the first has the low half of the bits.
-struct Pair {
+// Two numbers that are multiplied with two others and summed at once; the first has the low half of the bits. Numbers
+// side by side in memory may be read as one.
+struct __attribute__((may_alias)) Pair {
   uint32_t bits;
 };
 

@@ -3,6 +3,9 @@
 // An iteration is one pass over x. A tile of pixels in all channels stays in the second-level cache while the E step
 // multiplies it with the bases and the M step with the responsibilities, of which a thread never holds more than a
 // tile. Threads have pixels of their own, and their sums are added in the order of the pixels.
+//
+// Where the processor multiplies pairs of bfloat16, x of it stays what it is; bases, responsibilities and gradients are
+// rounded to it before they are multiplied. Bases and all sums are float.
 #pragma once
 
 #include <algorithm>
@@ -17,20 +20,32 @@
 
 namespace segops::em {
 
+constexpr int64_t kResults = 96;  // channels of a result at a time
+
 struct Sizes {
   int64_t channels, pixels, bases, lanes;
   Sizes(int64_t channels, int64_t pixels, int64_t bases)
       : channels(channels), pixels(pixels), bases(bases), lanes(padded_lanes(bases)) {}
 };
 
-// What a thread needs: tiles, and its sums over pixels.
-template <class T>
+// What a thread needs: a tile of x as it is and by rows, responsibilities and gradients of them and these by rows, the
+// same by columns, a block of results, and its sums over pixels.
+template <class S>
 struct Work {
-  Buffer<T> x, z, columns, total, sums;
+  using T = Sum<S>;
+  using E = Element<S>;
+  static constexpr bool kPairs = kNumbers<E> == 2;
+
+  Buffer<S> x;
+  Buffer<E> x_rows, z_rows, columns;
+  Buffer<T> z, out, total, sums;
   explicit Work(const Sizes& s)
       : x(s.channels * kTile),
+        x_rows(kPairs ? elements<E>(s.channels) * kTile : 0),
+        z_rows(kPairs ? s.bases * kTile : 0),
+        columns(elements<E>(kTile) * s.lanes),
         z(2 * s.bases * kTile),
-        columns(kTile * s.lanes),
+        out(kResults * kTile),
         total(s.channels * s.lanes),
         sums(s.lanes) {
     std::fill_n(z.data(), z.size(), T(0));
@@ -43,13 +58,13 @@ struct Work {
 
 // Back through one iteration. With the gradients `moments` (C, K) of x z^T and `sums` (K) of the sums of z, that of z
 // is u = moments^T x + sums, in the last iteration and last^T grad besides, where `grad` (C, P) is that of the output.
-template <class T>
+template <class S, class E = Element<S>, class T = Sum<S>>
 struct Step {
-  const T *x, *grad;   // grad is null but in the last iteration
-  const T *mu, *last;  // (C, K), before this iteration and after the last
-  const T *moments, *sums;
-  const T* coefficients;  // (2 K, C): moments and mu, transposed
-  T* grad_x;
+  const S *x, *grad;             // grad is null but in the last iteration
+  const E *mu, *last, *moments;  // (C, K); the bases are those before this iteration and after the last
+  const T* sums;
+  const E* coefficients;  // (2 K, C): moments and mu, transposed
+  S* grad_x;
   bool add;
 };
 
@@ -63,9 +78,12 @@ struct Divisor {
   bool flat(double x) const { return !added && x < 1e-12; }  // does it not depend on x?
 };
 
-template <class T>
+template <class S>
 class Image {
  public:
+  using T = Sum<S>;
+  using E = Element<S>;
+
   Image(int64_t channels, int64_t pixels, int64_t bases, bool added, Parallel& parallel)
       : s_(channels, pixels, bases),
         divisor_{added},
@@ -74,28 +92,29 @@ class Image {
         moments_(channels * bases),
         sums_(bases) {
     for (int i = 0; i < tiles_.threads(); ++i) work_.emplace_back(s_);
-    if (bases > channels) spare_ = Buffer<T>(bases * pixels);
+    if (bases > channels) spare_ = Buffer<S>(bases * pixels);
   }
 
   // mu (C, K); history (C, K) and norms (2, K) of iteration t begin at t * history_step and t * norms_step.
-  void forward(const T* x, const T* mu, int iterations, T* out, T* history, int64_t history_step, T* norms,
+  void forward(const S* x, const T* mu, int iterations, S* out, T* history, int64_t history_step, T* norms,
                int64_t norms_step) {
-    T* z = s_.bases > s_.channels ? spare_.data() : out;  // the last responsibilities wait in the result's own memory
+    S* z = s_.bases > s_.channels ? spare_.data() : out;  // the last responsibilities wait in the result's own memory
     for (int t = 0; t < iterations; ++t, history += history_step, norms += norms_step) {
       accumulate(x, x, mu, t + 1 == iterations ? z : nullptr);
       maximise(history, norms);
       mu = history;
     }
     transpose(mu, transposed_.data());
+    const Rows by_bases(transposed_.data(), s_.bases, s_.channels);
     tiles_.run([&](int i, int64_t begin, int64_t end) {
-      SEGOPS_BY_ISA(reconstruct_tiles<T>)(s_, transposed_.data(), z, out, begin, end, work_[i]);
+      SEGOPS_BY_ISA(reconstruct_tiles<S>)(s_, by_bases.get(), z, out, begin, end, work_[i]);
     });
   }
 
   // grad_history as history; grad_mu (C, K) is overwritten.
-  void backward(const T* grad, const T* grad_history, const T* x, const T* mu, int iterations, const T* history,
-                int64_t history_step, const T* norms, int64_t norms_step, T* grad_x, T* grad_mu) {
-    const T* last = history + (iterations - 1) * history_step;
+  void backward(const S* grad, const T* grad_history, const S* x, const T* mu, int iterations, const T* history,
+                int64_t history_step, const T* norms, int64_t norms_step, S* grad_x, T* grad_mu) {
+    const Rows last(history + (iterations - 1) * history_step, s_.channels, s_.bases);
     const auto before = [&](int t) { return t ? history + (t - 1) * history_step : mu; };
     accumulate(x, grad, before(iterations - 1), nullptr);
     for (int t = iterations - 1; t >= 0; --t) {
@@ -103,16 +122,18 @@ class Image {
       maximise_backward(grad_mu, history + t * history_step, norms + t * norms_step);
       transpose(moments_.data(), transposed_.data());
       transpose(before(t), transposed_.data() + s_.bases * s_.channels);
+      const Rows bases(before(t), s_.channels, s_.bases), moments(moments_.data(), s_.channels, s_.bases);
+      const Rows coefficients(transposed_.data(), 2 * s_.bases, s_.channels);
       const bool first = t == iterations - 1;
-      Step<T> step{.x = x, .grad = first ? grad : nullptr, .mu = before(t), .last = last};
-      step.moments = moments_.data();
+      Step<S> step{.x = x, .grad = first ? grad : nullptr, .mu = bases.get(), .last = last.get()};
+      step.moments = moments.get();
       step.sums = sums_.data();
-      step.coefficients = transposed_.data();
+      step.coefficients = coefficients.get();
       step.grad_x = grad_x;
       step.add = !first;
       tiles_.run([&](int i, int64_t begin, int64_t end) {
         work_[i].clear();
-        SEGOPS_BY_ISA(differentiate_tiles<T>)(s_, step, begin, end, work_[i]);
+        SEGOPS_BY_ISA(differentiate_tiles<S>)(s_, step, begin, end, work_[i]);
       });
       merge();
     }
@@ -120,10 +141,24 @@ class Image {
   }
 
  private:
-  void accumulate(const T* x, const T* y, const T* mu, T* keep) {
+  // A matrix as products read it that sum over its rows.
+  class Rows {
+   public:
+    Rows(const T* x, int64_t rows, int64_t columns)
+        : room_(Work<S>::kPairs ? elements<E>(rows) * columns : 0),
+          data_(SEGOPS_BY_ISA(pack_rows<S>)(x, rows, columns, room_.data())) {}
+    const E* get() const { return data_; }
+
+   private:
+    Buffer<E> room_;
+    const E* data_;
+  };
+
+  void accumulate(const S* x, const S* y, const T* mu, S* keep) {
+    const Rows bases(mu, s_.channels, s_.bases);
     tiles_.run([&](int i, int64_t begin, int64_t end) {
       work_[i].clear();
-      SEGOPS_BY_ISA(accumulate_tiles<T>)(s_, x, y, mu, begin, end, work_[i], keep);
+      SEGOPS_BY_ISA(accumulate_tiles<S>)(s_, x, y, bases.get(), begin, end, work_[i], keep);
     });
     merge();
   }
@@ -187,8 +222,9 @@ class Image {
   Sizes s_;
   Divisor divisor_;
   Tiles tiles_;
-  std::vector<Work<T>> work_;
-  Buffer<T> transposed_, moments_, sums_, spare_;
+  std::vector<Work<S>> work_;
+  Buffer<T> transposed_, moments_, sums_;
+  Buffer<S> spare_;
 };
 
 }  // namespace segops::em

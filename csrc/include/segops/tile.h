@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "segops/bfloat16.h"
 #include "segops/parallel.h"
 
 namespace segops {

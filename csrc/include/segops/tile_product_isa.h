@@ -3,6 +3,10 @@
 // Matrix products on a tile: the values of kTile pixels in every channel, packed as [channel][pixel], so that all
 // products of an operator find it in the second-level cache. Products are summed in registers, a few rows by two
 // vectors; what multiplies a row is spread from memory.
+//
+// Where bfloat16 is multiplied in pairs, a product that sums over rows reads those of two rows (see paired_rows), one
+// that sums over pixels those of two pixels. A depth or a row of pairs is half as long.
+#include "segops/bfloat16_isa.h"
 
 constexpr int kProductRows = SEGOPS_ISA_LEVEL == 2 ? 12 : SEGOPS_ISA_LEVEL == 1 ? 6 : 5;  // as the registers hold
 static_assert(kTile % (2 * kWidth<float>) == 0 && kTile % (2 * kWidth<double>) == 0);
@@ -29,11 +33,14 @@ void each_block(int64_t rows, int64_t columns, const Block& block) {
 
 // out[row][lane] (+)= sum over depth of a b[depth][lane]; the coefficients a lie as [depth][row] with a stride, or as
 // [row][depth] in a tile.
-template <class T, bool kByRow, class Vector = Wide<T>>
+template <class E, bool kByRow, class Vector = Wide<Total<E>>>
 struct Multiply {
-  const T* a;
+  using T = Total<E>;
+  static constexpr int kPitch = kTile / kNumbers<E>;
+
+  const E* a;
   int64_t a_stride;
-  const T* b;
+  const E* b;
   int64_t b_stride, depth;
   T* out;
   int64_t out_stride;
@@ -42,17 +49,17 @@ struct Multiply {
   template <int R, int V>
   void run(int64_t row, int64_t column) const {
     constexpr int W = Lanes<Vector>::kCount;
-    const T *from = kByRow ? a + row * kTile : a + row, *values = b + column;
+    const E *from = kByRow ? a + row * kPitch : a + row, *values = b + column;
     Vector sums[R][V] = {};
     for (int64_t l = 0; l < depth; ++l, values += b_stride) {
-      Vector y[V];
+      Elements<E, Vector> y[V];
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) y[v] = load<Vector>(values + v * W);
+      for (int v = 0; v < V; ++v) y[v] = load_elements<E, Vector>(values + v * W);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        const Vector x = splat<Vector>(kByRow ? from[r * kTile + l] : from[l * a_stride + r]);
+        const auto x = spread<E, Vector>(kByRow ? from[r * kPitch + l] : from[l * a_stride + r]);
 #pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) sums[r][v] = fma(x, y[v], sums[r][v]);
+        for (int v = 0; v < V; ++v) sums[r][v] = multiply_add(x, y[v], sums[r][v]);
       }
     }
     T* to = out + row * out_stride + column;
@@ -66,35 +73,73 @@ struct Multiply {
   }
 };
 
-template <class T>
-void multiply_columns(int64_t rows, int64_t columns, const T* a, int64_t a_stride, const T* b, int64_t depth, T* out,
+template <class E, class T = Total<E>>
+void multiply_columns(int64_t rows, int64_t columns, const E* a, int64_t a_stride, const E* b, int64_t depth, T* out,
                       int64_t out_stride, bool add) {
-  each_block<T, kProductRows>(rows, columns, Multiply<T, false>{a, a_stride, b, kTile, depth, out, out_stride, add});
+  each_block<T, kProductRows>(rows, columns, Multiply<E, false>{a, a_stride, b, kTile, depth, out, out_stride, add});
 }
-template <class T>
-void multiply_tile(int64_t rows, int64_t lanes, const T* tile, const T* b, int64_t depth, T* total) {
-  each_block<T, kProductRows>(rows, lanes, Multiply<T, true>{tile, 0, b, lanes, depth, total, lanes, true});
+template <class E, class T = Total<E>>
+void multiply_tile(int64_t rows, int64_t lanes, const E* tile, const E* b, int64_t depth, T* total) {
+  each_block<T, kProductRows>(rows, lanes, Multiply<E, true>{tile, 0, b, lanes, depth, total, lanes, true});
 }
 
 // `count` columns of a matrix into a tile, zeros in the rest of the last vector.
-template <class T>
-void pack_tile(const T* x, int64_t stride, int64_t rows, int count, T* tile) {
-  const int64_t whole = (count + 2 * kWidth<T> - 1) / (2 * kWidth<T>)*(2 * kWidth<T>);
+template <class S>
+void pack_tile(const S* x, int64_t stride, int64_t rows, int count, S* tile) {
+  constexpr int kStep = 2 * kWidth<Sum<S>>;
+  const int64_t whole = (count + kStep - 1) / kStep * kStep;
   for (int64_t r = 0; r < rows; ++r, x += stride, tile += kTile) {
-    __builtin_memcpy(tile, x, count * sizeof(T));
-    for (int64_t i = count; i < whole; ++i) tile[i] = 0;
+    __builtin_memcpy(tile, x, count * sizeof(S));
+    for (int64_t i = count; i < whole; ++i) tile[i] = {};
   }
 }
 
 // And back.
-template <class T>
-void unpack_tile(const T* tile, int64_t rows, int count, T* x, int64_t stride, bool add) {
+template <class S, class T = Sum<S>>
+void unpack_tile(const T* tile, int64_t rows, int count, S* x, int64_t stride, bool add) {
   for (int64_t r = 0; r < rows; ++r, x += stride, tile += kTile) {
     if (add)
-      for (int i = 0; i < count; ++i) x[i] += tile[i];
+      for (int i = 0; i < count; ++i) x[i] = narrow<S>(widen(x[i]) + tile[i]);
+    else if constexpr (std::is_same_v<S, T>)
+      __builtin_memcpy(x, tile, count * sizeof(S));
     else
-      __builtin_memcpy(x, tile, count * sizeof(T));
+      for (int i = 0; i < count; ++i) x[i] = narrow<S>(tile[i]);
   }
+}
+
+// The rows of a matrix (rows, columns) as a product reads them that sums over them: pairs of two rows, in `room`, with
+// zeros for a missing one; numbers as they are.
+template <class T>
+const T* paired_rows(const T* x, int64_t, int64_t, T*) {
+  return x;
+}
+inline const Pair* paired_rows(const Bfloat16* x, int64_t rows, int64_t columns, Pair* room) {
+  Pair* to = room;
+  for (int64_t r = 0; r < rows; r += 2, x += 2 * columns, to += columns) {
+    const Bfloat16* second = r + 1 < rows ? x + columns : nullptr;
+    if (second)
+      for (int64_t i = 0; i < columns; ++i) to[i].bits = x[i].bits | uint32_t(second[i].bits) << 16;
+    else
+      for (int64_t i = 0; i < columns; ++i) to[i].bits = x[i].bits;
+  }
+  return room;
+}
+inline const Pair* paired_rows(const float* x, int64_t rows, int64_t columns, Pair* room) {
+  Pair* to = room;
+  for (int64_t r = 0; r < rows; r += 2, x += 2 * columns, to += columns) {
+    const float* second = r + 1 < rows ? x + columns : nullptr;
+    int64_t i = 0;
+    for (; i + 8 <= columns; i += 8) store_pairs(to + i, load<F8>(x + i), second ? load<F8>(second + i) : F8{});
+    for (; i < columns; ++i)
+      to[i].bits = narrow<Bfloat16>(x[i]).bits | uint32_t(second ? narrow<Bfloat16>(second[i]).bits : 0) << 16;
+  }
+  return room;
+}
+
+// A tile as a product reads it that sums over its pixels.
+template <class S>
+const Element<S>* paired_pixels(const S* tile) {
+  return reinterpret_cast<const Element<S>*>(tile);
 }
 
 // The softmax over the rows of each column of a tile, in place.
@@ -155,5 +200,40 @@ void transpose_tile(const T* z, int64_t rows, int count, int64_t lanes, T* zt, T
     Wide<T> sum = {};
     for (int p = 0; p < count; ++p) sum += load<Wide<T>>(zt + p * lanes + at);
     store(sums + at, load<Wide<T>>(sums + at) + sum);
+  }
+}
+
+// A row of a tile rounded, zeros behind it; the sum of what was rounded.
+inline float narrow_row(const float* row, int count, Pair* out) {
+  float padded[kTile] = {};
+  if (count < kTile) row = static_cast<const float*>(__builtin_memcpy(padded, row, count * sizeof(float)));
+  F16 sum = {};
+  for (int p = 0; p < kTile; p += 16) {
+    const H16 bits = bfloat16_of(load<F16>(row + p));
+    __builtin_memcpy(out + p / 2, &bits, sizeof(bits));
+    sum += (F16)(__builtin_convertvector(bits, U16) << 16);
+  }
+  float total = 0;
+  for (int i = 0; i < 16; ++i) total += sum[i];
+  return total;
+}
+
+// The same rounded to pairs of pixels; the sums are those of what was rounded, so that means and residuals are exact.
+inline void transpose_tile(const float* z, int64_t rows, int count, int64_t lanes, Pair* zt, float* sums) {
+  alignas(64) Pair block[8][kTile / 2];
+  for (int64_t first = 0; first < lanes; first += 8) {
+    for (int64_t k = first; k < first + 8; ++k)
+      if (k < rows)
+        sums[k] += narrow_row(z + k * kTile, count, block[k - first]);
+      else
+        std::fill_n(block[k - first], kTile / 2, Pair{0});
+    for (int p = 0; p < (count + 1) / 2; p += 8) {
+      F8 v[8];
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) __builtin_memcpy(&v[i], &block[i][p], sizeof(F8));
+      transpose(v);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) __builtin_memcpy(zt + (p + i) * lanes + first, &v[i], sizeof(F8));
+    }
   }
 }

@@ -1,0 +1,11 @@
+"""Half precision in the references: read and written, never summed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def wide(x: Tensor) -> Tensor:
+    """bfloat16 and float16 as float32."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
