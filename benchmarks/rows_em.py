@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from bench_types import Inputs, Provider, Workload, doubled, tensors_once
+from bench_types import BFLOAT16, Inputs, Provider, Workload, doubled, tensors_once
 from torch import Tensor
 
 import segops
@@ -20,19 +20,21 @@ def with_gradient(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tens
     return [out.detach(), *torch.autograd.grad(out, leaves, out.detach())]
 
 
-def em_inputs(gradient: bool, n: int = 8) -> Inputs:
+def em_inputs(gradient: bool, n: int = 8, dtype: torch.dtype = torch.float32) -> Inputs:
     """EMANet's: 512 channels, stride 8 of a crop of 513 pixels, 64 bases."""
     g = torch.Generator().manual_seed(0)
     bases = torch.nn.functional.normalize(torch.randn(1, 512, 64, generator=g), dim=1)
-    return {"x": torch.randn(n, 512, 65, 65, generator=g), "bases": bases, "gradient": gradient}
+    x = torch.randn(n, 512, 65, 65, generator=g)
+    return {"x": x.to(dtype), "bases": bases.to(dtype), "gradient": gradient}
 
 
-def encoding_inputs(gradient: bool, n: int = 4) -> Inputs:
+def encoding_inputs(gradient: bool, n: int = 4, dtype: torch.dtype = torch.float32) -> Inputs:
     """EncNet's: 512 channels, stride 8 of a crop of 480 pixels, 32 codewords, initialised as published."""
     g = torch.Generator().manual_seed(0)
     codewords = (2 * torch.rand(32, 512, generator=g) - 1) / (32 * 512) ** 0.5
-    x, scale = torch.randn(n, 512, 60, 60, generator=g), -torch.rand(32, generator=g)
-    return {"x": x, "codewords": codewords, "scale": scale, "gradient": gradient}
+    tensors = {"x": torch.randn(n, 512, 60, 60, generator=g), "codewords": codewords}
+    tensors["scale"] = -torch.rand(32, generator=g)
+    return {**{name: t.to(dtype) for name, t in tensors.items()}, "gradient": gradient}
 
 
 def em(function: Callable[..., Any]) -> Callable[[Inputs], Callable[[], Any]]:
@@ -90,11 +92,13 @@ def eager_encoding(x: Tensor, codewords: Tensor, scale: Tensor) -> Tensor:
 
 
 def expanded_encoding(x: Tensor, codewords: Tensor, scale: Tensor) -> Tensor:
-    """By matrix products, |x|^2 - 2 x c + |c|^2: what one would write who knows of the memory."""
-    x = x.flatten(2)
+    """By matrix products, |x|^2 - 2 x c + |c|^2: what one would write who knows of the memory, and that bfloat16 would
+    lose what tells codewords apart."""
+    dtype, wide = x.dtype, torch.promote_types(x.dtype, torch.float32)
+    x, codewords, scale = (t.to(wide) for t in (x.flatten(2), codewords, scale))
     squares = x.square().sum(1)[..., None] - 2 * (x.mT @ codewords.T) + codewords.square().sum(1)
     assignment = torch.softmax(scale * squares, 2)
-    return (x @ assignment).mT - assignment.sum(1)[..., None] * codewords
+    return ((x @ assignment).mT - assignment.sum(1)[..., None] * codewords).to(dtype)
 
 
 def em_operations(inputs: Inputs) -> float:
@@ -136,6 +140,29 @@ WORKLOADS = (
         )
         for suffix, gradient in (("", False), ("_forward_backward", True))
     ),
+    *[
+        Workload(
+            op,
+            f"{name}_bfloat16",
+            partial(make, True, dtype=torch.bfloat16),
+            tensors_once,
+            exact,
+            threads=(2,),
+            operations=operations,
+            late=True,
+        )
+        for op, name, make, exact, operations in (
+            ("em_attention", "8x512x65x65_64_bases_unrolled", em_inputs, exact_em, em_operations),
+            (
+                "encoding",
+                "4x512x60x60_32_codewords_forward_backward",
+                encoding_inputs,
+                exact_encoding,
+                encoding_operations,
+            ),
+        )
+    ]
+    * BFLOAT16,
 )
 
 SWEEPS = (
@@ -159,11 +186,12 @@ SWEEPS = (
     ),
 )
 
+TOLERANCE = 2e-2  # of bfloat16, through three iterations
 PROVIDERS = (
-    Provider("segops", "em_attention", em(segops_em)),
-    Provider("eager", "em_attention", em(eager_em)),
-    Provider("einsum", "em_attention", em(einsum_em)),
-    Provider("segops", "encoding", encode(segops.encoding)),
-    Provider("eager", "encoding", encode(eager_encoding), slow_on=("4x512x60x60",)),
-    Provider("expanded", "encoding", encode(expanded_encoding)),
+    Provider("segops", "em_attention", em(segops_em), tolerance=TOLERANCE),
+    Provider("eager", "em_attention", em(eager_em), tolerance=TOLERANCE),
+    Provider("einsum", "em_attention", em(einsum_em), tolerance=TOLERANCE),
+    Provider("segops", "encoding", encode(segops.encoding), tolerance=TOLERANCE),
+    Provider("eager", "encoding", encode(eager_encoding), tolerance=TOLERANCE, slow_on=("4x512x60x60",)),
+    Provider("expanded", "encoding", encode(expanded_encoding), tolerance=TOLERANCE),
 )

@@ -24,6 +24,8 @@ from segops.kernels.soft_assignment import softmax
 from segops.kernels.tile_product import product
 from torch import Tensor
 
+from segops.reference.halves import wide
+
 
 @triton.jit
 def encode_kernel(
@@ -113,6 +115,7 @@ def encoding(x: Tensor, codewords: Tensor, scale: Tensor) -> Tensor:
     (items, channels, pixels), count = x.shape, len(codewords)
     if items == 0:
         return x.new_empty(0, count, channels)
+    dtype, x = x.dtype, wide(x)
     sizes = tile(count, x.dtype)
     blocks = triton.cdiv(pixels, sizes["PIXELS"])
     parts, sums = x.new_empty(items, blocks, channels, count), x.new_empty(items, blocks, count)
@@ -121,7 +124,7 @@ def encoding(x: Tensor, codewords: Tensor, scale: Tensor) -> Tensor:
         x, codewords.T.contiguous(), scale.contiguous(), mean, parts, sums, pixels, blocks, channels, count,
         *x.stride(), **sizes,
     )  # fmt: skip
-    return (parts.sum(1).mT - sums.sum(1)[:, :, None] * (codewords - mean)).contiguous()
+    return (parts.sum(1).mT - sums.sum(1)[:, :, None] * (codewords - mean)).to(dtype).contiguous()
 
 
 def encoding_backward(grad: Tensor, x: Tensor, codewords: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,6 +132,7 @@ def encoding_backward(grad: Tensor, x: Tensor, codewords: Tensor, scale: Tensor)
     (items, channels, pixels), count = x.shape, len(codewords)
     if items == 0:
         return x.new_empty(x.shape), torch.zeros_like(codewords).contiguous(), torch.zeros_like(scale).contiguous()
+    dtype, x, grad = x.dtype, wide(x), wide(grad)
     sizes = gradient_tile(count, x.dtype)
     blocks = triton.cdiv(pixels, sizes["PIXELS"])
     both, scales = x.new_empty(items, pixels, 2 * count), x.new_empty(items, blocks, count)
@@ -143,7 +147,7 @@ def encoding_backward(grad: Tensor, x: Tensor, codewords: Tensor, scale: Tensor)
     coefficients = torch.cat([columns, -codes.T.expand(items, -1, -1)], 2)
     grad_x = torch.baddbmm(centred * pull.sum(2)[:, None], coefficients, both.mT)
     toward = torch.bmm(pull.mT, centred.mT).sum(0) - pull.sum((0, 1))[:, None] * codes
-    return grad_x, -(assignment.sum(1)[:, :, None] * grad).sum(0) - toward, scales.sum((0, 1))
+    return grad_x.to(dtype), -(assignment.sum(1)[:, :, None] * grad).sum(0) - toward, scales.sum((0, 1))
 
 
 _POINTERS = ("grad", "x", "codes", "scale", "mean", "parts", "sums", "both", "scales")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-PAIRS = ("nonlocal_attention", "criss_cross_attention")  # whose products multiply bfloat16 as it is
+PAIRS = ("nonlocal_attention", "criss_cross_attention", "em_attention", "encoding")  # which multiply bfloat16 as it is
 
 CODE = """
 import torch

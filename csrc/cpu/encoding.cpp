@@ -7,6 +7,7 @@
 
 #include <tuple>
 
+#include "segops/torch_bfloat16.h"
 #include "segops/torch_errors.h"
 #include "segops/torch_parallel.h"
 #include "segops/torch_tensor.h"
@@ -16,8 +17,12 @@ namespace {
 using segops::data;
 using segops::fresh;
 using segops::mutable_data;
+using segops::narrowed;
 using segops::require;
+using segops::ScalarType;
+using segops::Sum;
 using segops::Tensor;
+using segops::widened;
 
 // Contiguous, and checked against each other as far as memory safety asks for it.
 struct Inputs {
@@ -28,31 +33,35 @@ struct Inputs {
       : x(torch::stable::contiguous(x_in)),
         codewords(torch::stable::contiguous(codewords_in)),
         scale(torch::stable::contiguous(scale_in)) {
-    require(x.dim() == 3 && codewords.dim() == 2 && scale.dim() == 1 && codewords.size(1) == x.size(1) &&
-                codewords.size(0) == scale.size(0) && x.scalar_type() == codewords.scalar_type() &&
-                x.scalar_type() == scale.scalar_type() && x.size(1) > 0 && x.size(2) > 0 && scale.size(0) > 0,
-            "encoding: expected x (N, D, P), codewords (K, D), scale (K) of one dtype, none empty but for N");
+    require(
+        x.dim() == 3 && codewords.dim() == 2 && scale.dim() == 1 && codewords.size(1) == x.size(1) &&
+            codewords.size(0) == scale.size(0) && codewords.scalar_type() == sum_type() &&
+            scale.scalar_type() == sum_type() && x.size(1) > 0 && x.size(2) > 0 && scale.size(0) > 0,
+        "encoding: expected x (N, D, P), codewords (K, D) and scale (K) of the dtype of sums, none empty but for N");
     batch = x.size(0);
     channels = x.size(1);
     pixels = x.size(2);
     count = scale.size(0);
   }
 
-  template <class T>
-  segops::encoding::Encoder<T> encoder(bool backward, segops::Parallel& parallel) const {
-    return {channels, pixels, count, data<T>(codewords), data<T>(scale), backward, parallel};
+  ScalarType sum_type() const { return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float; }
+
+  template <class S>
+  segops::encoding::Encoder<S> encoder(bool backward, segops::Parallel& parallel) const {
+    return {channels, pixels, count, data<Sum<S>>(codewords), data<Sum<S>>(scale), backward, parallel};
   }
 };
 
 Tensor encoding(Tensor x, Tensor codewords, Tensor scale) {
   const Inputs in(x, codewords, scale);
+  if (segops::is_widened(x)) return narrowed(encoding(widened(x), codewords, scale), x);
   Tensor out = fresh(in.x, {in.batch, in.count, in.channels});
-  segops::dispatch(in.x, "encoding", [&](auto zero) {
-    using T = decltype(zero);
+  segops::dispatch_pairs(in.x, "encoding", [&](auto zero) {
+    using S = decltype(zero);
     segops::TorchParallel parallel;
-    auto encoder = in.encoder<T>(false, parallel);
+    auto encoder = in.encoder<S>(false, parallel);
     for (int64_t n = 0; n < in.batch; ++n)
-      encoder.forward(data<T>(in.x, n * in.channels * in.pixels), mutable_data<T>(out, n * in.count * in.channels));
+      encoder.forward(data<S>(in.x, n * in.channels * in.pixels), mutable_data<S>(out, n * in.count * in.channels));
   });
   return out;
 }
@@ -63,19 +72,23 @@ std::tuple<Tensor, Tensor, Tensor> encoding_backward(Tensor grad, Tensor x, Tens
   require(grad.dim() == 3 && grad.size(0) == in.batch && grad.size(1) == in.count && grad.size(2) == in.channels &&
               grad.scalar_type() == in.x.scalar_type(),
           "encoding_backward: expected grad (N, K, D) of the dtype of x");
+  if (segops::is_widened(x)) {
+    const auto [of_x, of_codewords, of_scale] = encoding_backward(widened(grad), widened(x), codewords, scale);
+    return {narrowed(of_x, x), of_codewords, of_scale};
+  }
   Tensor grad_x = fresh(in.x, {in.batch, in.channels, in.pixels});
   Tensor grad_codewords = torch::stable::new_zeros(in.codewords, in.codewords.sizes());
   Tensor grad_scale = torch::stable::new_zeros(in.scale, in.scale.sizes());
-  segops::dispatch(in.x, "encoding_backward", [&](auto zero) {
-    using T = decltype(zero);
+  segops::dispatch_pairs(in.x, "encoding_backward", [&](auto zero) {
+    using S = decltype(zero);
     segops::TorchParallel parallel;
-    auto encoder = in.encoder<T>(true, parallel);
+    auto encoder = in.encoder<S>(true, parallel);
     for (int64_t n = 0; n < in.batch; ++n) {
       const int64_t map = n * in.channels * in.pixels;
-      encoder.backward(data<T>(grad, n * in.count * in.channels), data<T>(in.x, map), mutable_data<T>(grad_x, map),
-                       mutable_data<T>(grad_codewords));
+      encoder.backward(data<S>(grad, n * in.count * in.channels), data<S>(in.x, map), mutable_data<S>(grad_x, map),
+                       mutable_data<Sum<S>>(grad_codewords));
     }
-    encoder.finish(mutable_data<T>(grad_codewords), mutable_data<T>(grad_scale));
+    encoder.finish(mutable_data<Sum<S>>(grad_codewords), mutable_data<Sum<S>>(grad_scale));
   });
   return {grad_x, grad_codewords, grad_scale};
 }

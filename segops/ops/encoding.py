@@ -55,8 +55,8 @@ def encoding(x: Tensor, codewords: Tensor, scale: Tensor) -> Tensor:
         raise ValueError(
             f"scale: expected shape ({codewords.shape[0]},) to go with codewords, got {_checks.shape(scale)}"
         )
-    wide = _checks.widened(x.flatten(2))
-    out = _registry.call(torch.ops.segops.encoding, wide, codewords.to(wide.dtype), scale.to(wide.dtype))
+    sums = _checks.sum_dtype(x)
+    out = _registry.call(torch.ops.segops.encoding, x.flatten(2), codewords.to(sums), scale.to(sums))
     return _checks.narrowed(out, x)
 
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from halves import assert_summed_in_float32
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -113,11 +114,17 @@ def test_not_a_number_spreads_over_its_image_only():
     assert out[0].isnan().all() and out[1].isfinite().all()
 
 
-def test_half_precision_is_computed_in_float32():
-    inputs = [t.bfloat16() for t in random(2, 8, 40, 4)]
-    out = segops.encoding(*inputs)
-    assert out.dtype == torch.bfloat16
-    assert torch.equal(out, segops.encoding(*(t.float() for t in inputs)).bfloat16())
+@pytest.mark.parametrize("sizes", [(2, 8, 40, 4), (1, 33, 211, 7), (1, 130, 97, 17)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halves_are_summed_in_float32(dtype, sizes):
+    assert_summed_in_float32(segops.encoding, *(t.to(dtype) for t in random(*sizes)))
+
+
+def test_halves_are_exact_far_from_the_origin():
+    """Pixels and codewords all but cancel: in bfloat16 no mean is taken off, but nothing is rounded before it cancels
+    either."""
+    x, codewords, scale = random(1, 16, 200, 5)
+    assert_summed_in_float32(segops.encoding, *((t + 30 * (t.dim() > 1)).bfloat16() for t in (x, codewords, scale)))
 
 
 def test_maps_of_images_any_layout_and_no_image():
