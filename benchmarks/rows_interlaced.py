@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from bench_types import Inputs, Provider, Workload, doubled, tensors_once, with_gradients
+from bench_types import BFLOAT16, Inputs, Provider, Workload, doubled, tensors_once, with_gradients
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -18,12 +18,12 @@ import segops
 BLOCK = 8
 
 
-def maps(size: int, relation: str, gradients: bool) -> Inputs:
+def maps(size: int, relation: str, gradients: bool, dtype: torch.dtype = torch.float32) -> Inputs:
     """256 channels of queries and keys, 512 of values."""
     g = torch.Generator().manual_seed(0)
     shapes = {"query": (1, 256, size, size), "key": (1, 256, size, size), "value": (1, 512, size, size)}
-    tensors = {k: torch.randn(s, generator=g).requires_grad_(gradients) for k, s in shapes.items()}
-    rest = {"grad": torch.randn(shapes["value"], generator=g)} if gradients else {}
+    tensors = {k: torch.randn(s, generator=g).to(dtype).requires_grad_(gradients) for k, s in shapes.items()}
+    rest = {"grad": torch.randn(shapes["value"], generator=g).to(dtype)} if gradients else {}
     return {**tensors, **rest, "relation": relation}
 
 
@@ -78,25 +78,23 @@ def oracle(inputs: Inputs) -> list[Tensor]:
         return provider(partial(segops.interlaced_attention, down_factor=BLOCK))(doubled(inputs))()
 
 
-WORKLOADS = tuple(
-    Workload(
-        "interlaced_attention",
-        f"{relation}_256_512x{size}x{size}{'_forward_backward' if gradients else ''}",
-        lambda size=size, relation=relation, gradients=gradients: maps(size, relation, gradients),  # type: ignore[misc]
-        tensors_once,
-        oracle,
-        operations=operations,
-        late=size == 128,
-    )
-    for size in (104, 128)
-    for relation in ("global", "local")
-    for gradients in (False, True)
-)
+def workload(size: int, relation: str, gradients: bool, dtype: torch.dtype = torch.float32) -> Workload:
+    kind = f"{'_bfloat16' * (dtype == torch.bfloat16)}{'_forward_backward' * gradients}"
+    name, make = f"{relation}_256_512x{size}x{size}{kind}", partial(maps, size, relation, gradients, dtype)
+    late = size == 128 or dtype == torch.bfloat16
+    return Workload(OP, name, make, tensors_once, oracle, operations=operations, late=late)
+
 
 OP = "interlaced_attention"
+RELATIONS = ("global", "local")
+WORKLOADS = (
+    *(workload(size, relation, g) for size in (104, 128) for relation in RELATIONS for g in (False, True)),
+    *[workload(104, relation, True, torch.bfloat16) for relation in RELATIONS] * BFLOAT16,
+)
+TOLERANCE = 1e-2  # of bfloat16
 PROVIDERS = (
-    Provider("segops", OP, provider(partial(segops.interlaced_attention, down_factor=BLOCK))),
-    Provider("compiled", OP, lambda inputs: provider(torch.compile(batched))(inputs)),
-    Provider("batched", OP, provider(batched)),
-    Provider("sdpa", OP, provider(fused)),
+    Provider("segops", OP, provider(partial(segops.interlaced_attention, down_factor=BLOCK)), tolerance=TOLERANCE),
+    Provider("compiled", OP, lambda inputs: provider(torch.compile(batched))(inputs), tolerance=TOLERANCE),
+    Provider("batched", OP, provider(batched), tolerance=TOLERANCE),
+    Provider("sdpa", OP, provider(fused), tolerance=TOLERANCE),
 )

@@ -23,6 +23,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segops.reference.halves import wide
+
 SLAB = 1 << 25  # weights that are in memory at a time, if a row of groups has no more
 
 
@@ -227,24 +229,24 @@ def interlaced_attention(
     query: Tensor, key: Tensor, value: Tensor, down_factor: Sequence[int], relation: str, scale: float
 ) -> Tensor:
     """query, key (N, D, H, W), value (N, C, H, W) to (N, C, H, W)."""
-    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+    dtype, (query, key, value) = value.dtype, (wide(x).contiguous() for x in (query, key, value))
     out = torch.empty_like(value)
     if value.numel() == 0:
-        return out
+        return out.to(dtype)
     factor, never = query.new_full((1,), scale), query.new_full((1,), -torch.inf)
     for slab in slabs(value, down_factor, relation):
         slab.combine(slab.products(query, key, factor, never).softmax(-1), value, out)
-    return out
+    return out.to(dtype)
 
 
 def interlaced_attention_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, down_factor: Sequence[int], relation: str, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value."""
-    grad, query, key, value = grad.contiguous(), query.contiguous(), key.contiguous(), value.contiguous()
+    dtype, (grad, query, key, value) = value.dtype, (wide(x).contiguous() for x in (grad, query, key, value))
     grad_query, grad_key, grad_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     if value.numel() == 0:
-        return grad_query, grad_key, grad_value
+        return grad_query.to(dtype), grad_key.to(dtype), grad_value.to(dtype)
     factor, never, zero = (query.new_full((1,), x) for x in (scale, -torch.inf, 0.0))
     for slab in slabs(value, down_factor, relation):
         weights = slab.products(query, key, factor, never).softmax(-1)
@@ -253,7 +255,7 @@ def interlaced_attention_backward(
         steps = torch.ops.aten._softmax_backward_data(steps, weights, -1, steps.dtype)
         slab.combine(steps, key, grad_query)
         slab.combine(steps, query, grad_key, transposed=True)
-    return grad_query, grad_key, grad_value
+    return grad_query.to(dtype), grad_key.to(dtype), grad_value.to(dtype)
 
 
 def _aot() -> Iterator[tuple[Any, dict[str, str], list[dict[str, Any]]]]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-PAIRS = ("nonlocal_attention", "criss_cross_attention", "em_attention", "encoding")  # which multiply bfloat16 as it is
+# Operators whose products multiply bfloat16 as it is.
+PAIRS = ("nonlocal_attention", "criss_cross_attention", "em_attention", "encoding", "interlaced_attention")
 
 CODE = """
 import torch

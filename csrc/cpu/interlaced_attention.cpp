@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "segops/torch_attention.h"
+#include "segops/torch_bfloat16.h"
 #include "segops/torch_errors.h"
 #include "segops/torch_parallel.h"
 #include "segops/torch_tensor.h"
@@ -20,8 +21,10 @@ namespace {
 using segops::data;
 using segops::Gradients;
 using segops::mutable_data;
+using segops::narrowed;
 using segops::require;
 using segops::Tensor;
+using segops::widened;
 
 struct Inputs : segops::QueryKeyValue {
   std::vector<int64_t> down_factor;
@@ -39,13 +42,13 @@ struct Inputs : segops::QueryKeyValue {
     require(local || relation == "global", "interlaced_attention: expected relation 'global' or 'local'");
   }
 
-  template <class T>
-  segops::interlaced::Problem<T> problem() const {
-    segops::interlaced::Problem<T> p{query.size(0), query.size(1), value.size(1)};
+  template <class S>
+  segops::interlaced::Problem<S> problem() const {
+    segops::interlaced::Problem<S> p{query.size(0), query.size(1), value.size(1)};
     p.y = {value.size(2), std::min(down_factor[0], value.size(2)), local};  // a larger one means the same
     p.x = {value.size(3), std::min(down_factor[1], value.size(3)), local};
-    p.scale = T(scale);
-    point<T>(p);
+    p.scale = segops::Sum<S>(scale);
+    point<S>(p);
     return p;
   }
 };
@@ -53,13 +56,16 @@ struct Inputs : segops::QueryKeyValue {
 Tensor interlaced_attention(Tensor query, Tensor key, Tensor value, std::vector<int64_t> down_factor,
                             std::string relation, double scale) {
   const Inputs in(query, key, value, down_factor, relation, scale);
+  if (segops::is_widened(value))
+    return narrowed(interlaced_attention(widened(query), widened(key), widened(value), down_factor, relation, scale),
+                    value);
   Tensor out = Gradients::like(in.value);
   if (out.numel() == 0) return out;
   segops::TorchParallel parallel;
-  segops::dispatch(out, "interlaced_attention", [&](auto zero) {
-    using T = decltype(zero);
-    auto p = in.problem<T>();
-    p.out = mutable_data<T>(out);
+  segops::dispatch_pairs(out, "interlaced_attention", [&](auto zero) {
+    using S = decltype(zero);
+    auto p = in.problem<S>();
+    p.out = mutable_data<S>(out);
     segops::interlaced::forward(p, parallel);
   });
   return out;
@@ -72,14 +78,19 @@ std::tuple<Tensor, Tensor, Tensor> interlaced_attention_backward(Tensor grad, Te
   grad = torch::stable::contiguous(grad);
   require(grad.sizes().equals(in.value.sizes()) && grad.scalar_type() == in.value.scalar_type(),
           "interlaced_attention_backward: expected grad of the shape and dtype of value");
+  if (segops::is_widened(value)) {
+    const auto [of_query, of_key, of_value] = interlaced_attention_backward(
+        widened(grad), widened(query), widened(key), widened(value), down_factor, relation, scale);
+    return {narrowed(of_query, query), narrowed(of_key, key), narrowed(of_value, value)};
+  }
   Gradients gradients(in);
   if (grad.numel() == 0) return {gradients.query, gradients.key, gradients.value};
   segops::TorchParallel parallel;
-  segops::dispatch(grad, "interlaced_attention_backward", [&](auto zero) {
-    using T = decltype(zero);
-    auto p = in.problem<T>();
-    p.grad = data<T>(grad);
-    gradients.point<T>(p);
+  segops::dispatch_pairs(grad, "interlaced_attention_backward", [&](auto zero) {
+    using S = decltype(zero);
+    auto p = in.problem<S>();
+    p.grad = data<S>(grad);
+    gradients.point<S>(p);
     segops::interlaced::backward(p, parallel);
   });
   return {gradients.query, gradients.key, gradients.value};

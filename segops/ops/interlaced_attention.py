@@ -69,9 +69,7 @@ def interlaced_attention(
     factors = _checks.pair("down_factor", down_factor, 1)
     _checks.choice("relation", relation, RELATIONS)
     factor = query.shape[1] ** -0.5 if scale is None else _checks.finite("scale", scale)
-    wide = map(_checks.widened, (query, key, value))
-    out = _registry.call(torch.ops.segops.interlaced_attention, *wide, factors, relation, factor)
-    return _checks.narrowed(out, value)
+    return _registry.call(torch.ops.segops.interlaced_attention, query, key, value, factors, relation, factor)
 
 
 def _like(x: Tensor) -> Tensor:

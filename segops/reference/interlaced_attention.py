@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .halves import wide
+
 # From (N, C, blocks down, rows, blocks across, columns) to (N, two dimensions of groups, C, two of members).
 ORDER = {"global": (0, 3, 5, 1, 2, 4), "local": (0, 2, 4, 1, 3, 5)}
 
@@ -50,18 +52,21 @@ def interlaced_attention(
     query: Tensor, key: Tensor, value: Tensor, down_factor: Sequence[int], relation: str, scale: float
 ) -> Tensor:
     """query, key (N, D, H, W), value (N, C, H, W) to (N, C, H, W)."""
-    weights = attention(query, key, down_factor, relation, scale)
-    return ungrouped(grouped(value, down_factor, relation) @ weights.mT, value, down_factor, relation)
+    weights = attention(wide(query), wide(key), down_factor, relation, scale)
+    out = ungrouped(grouped(wide(value), down_factor, relation) @ weights.mT, value, down_factor, relation)
+    return out.to(value.dtype)
 
 
 def interlaced_attention_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, down_factor: Sequence[int], relation: str, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value."""
+    dtype = query.dtype
+    grad, query, key, value = map(wide, (grad, query, key, value))
     weights = attention(query, key, down_factor, relation, scale)
     g, q, k, v = (grouped(x, down_factor, relation) for x in (grad, query, key, value))
     grad_weights = g.mT @ v
     grad_energies = scale * weights * (grad_weights - (weights * grad_weights).sum(-1, keepdim=True))
     gradients = ((k @ grad_energies.mT, query), (q @ grad_energies, key), (g @ weights, value))
-    grad_query, grad_key, grad_value = (ungrouped(x, like, down_factor, relation) for x, like in gradients)
-    return grad_query, grad_key, grad_value
+    results = (ungrouped(x, like, down_factor, relation).to(dtype) for x, like in gradients)
+    return tuple(results)  # type: ignore[return-value]

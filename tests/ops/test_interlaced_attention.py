@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from halves import assert_summed_in_float32
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import pad
@@ -134,9 +136,10 @@ def test_huge_energies(dtype):
     torch.testing.assert_close(out.double(), dense(*wide, (4, 4), "local", 0.5), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("relation", RELATIONS)
-def test_nan_stays_in_its_group(relation):
-    query, key, value = inputs(1, 3, 2, 8, 24, torch.float32)
+def test_not_a_number_stays_in_its_group(relation, dtype):
+    query, key, value = inputs(1, 3, 2, 8, 24, dtype)
     key[0, 1, 3, 5] = torch.nan
     out = segops.interlaced_attention(query, key, value, relation=relation, down_factor=(4, 3))
     y, x = group_of_pixels(8, 4, relation), group_of_pixels(24, 3, relation)
@@ -144,16 +147,24 @@ def test_nan_stays_in_its_group(relation):
     assert out[0, :, bad].isnan().all() and out[0, :, ~bad].isfinite().all()
 
 
+@pytest.mark.parametrize("relation", RELATIONS)
+@pytest.mark.parametrize("sizes", [(1, 4, 6, 9, 8), (2, 5, 67, 17, 35), (1, 65, 3, 26, 40)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_computed_in_float32(dtype):
-    tensors = [x.to(dtype).requires_grad_() for x in inputs(1, 4, 6, 9, 8)]
-    wide = [x.detach().float().requires_grad_() for x in tensors]
-    out, expected = (segops.interlaced_attention(*x, relation="global", down_factor=3) for x in (tensors, wide))
-    assert out.dtype == dtype
-    assert torch.equal(out, expected.to(dtype))
-    for a, b in zip(torch.autograd.grad(out.sum(), tensors), torch.autograd.grad(expected.sum(), wide), strict=True):
-        assert a.dtype == dtype
-        torch.testing.assert_close(a, b.to(dtype))
+def test_halves_are_summed_in_float32(dtype, sizes, relation):
+    attend = partial(segops.interlaced_attention, relation=relation, down_factor=3)
+    assert_summed_in_float32(attend, *inputs(*sizes, dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_key_has_all_the_weight(dtype):
+    """In groups of one pixel: what the softmax takes off its gradient cancels it."""
+    leaves = [x.requires_grad_() for x in inputs(2, 3, 141, 4, 5, dtype)]
+    out, grad = segops.interlaced_attention(*leaves, relation="local", down_factor=1), torch.randn_like(leaves[2])
+    gradients = torch.autograd.grad(out, leaves, grad)
+    assert torch.equal(out, leaves[2])
+    assert not gradients[0].any()
+    assert not gradients[1].any()
+    torch.testing.assert_close(gradients[2], grad)
 
 
 @pytest.mark.parametrize("relation", RELATIONS)

@@ -126,3 +126,32 @@ void join(const S* first, const S* second, int64_t count, Pair* out) {
     out[i].bits = low | uint32_t(high) << 16;
   }
 }
+
+// The rows of a matrix (rows, columns) as a product reads them that sums over them: pairs of two rows, in `room`, with
+// zeros for a missing one; numbers as they are.
+template <class T>
+const T* paired_rows(const T* x, int64_t, int64_t, T*) {
+  return x;
+}
+inline const Pair* paired_rows(const Bfloat16* x, int64_t rows, int64_t columns, Pair* room) {
+  Pair* to = room;
+  for (int64_t r = 0; r < rows; r += 2, x += 2 * columns, to += columns) {
+    const Bfloat16* second = r + 1 < rows ? x + columns : nullptr;
+    if (second)
+      for (int64_t i = 0; i < columns; ++i) to[i].bits = x[i].bits | uint32_t(second[i].bits) << 16;
+    else
+      for (int64_t i = 0; i < columns; ++i) to[i].bits = x[i].bits;
+  }
+  return room;
+}
+inline const Pair* paired_rows(const float* x, int64_t rows, int64_t columns, Pair* room) {
+  Pair* to = room;
+  for (int64_t r = 0; r < rows; r += 2, x += 2 * columns, to += columns) {
+    const float* second = r + 1 < rows ? x + columns : nullptr;
+    int64_t i = 0;
+    for (; i + 8 <= columns; i += 8) store_pairs(to + i, load<F8>(x + i), second ? load<F8>(second + i) : F8{});
+    for (; i < columns; ++i)
+      to[i].bits = narrow<Bfloat16>(x[i]).bits | uint32_t(second ? narrow<Bfloat16>(second[i]).bits : 0) << 16;
+  }
+  return room;
+}

@@ -109,19 +109,6 @@ inline void multiply_positions(const Bfloat16* a, const Pair* b, int64_t rows, i
                   padded, padded, c);
 }
 
-// Weights (rows, padded) as multiply_positions() reads them, in `room` where that is not x itself.
-template <class T>
-const T* packed_rows(const T* x, int64_t, int64_t, T*) {
-  return x;
-}
-inline const Pair* packed_rows(const float* x, int64_t rows, int64_t padded, Pair* room) {
-  Pair* to = room;
-  for (int64_t r = 0; r < rows; r += 2, x += 2 * padded, to += padded)
-    for (int64_t i = 0; i < padded; i += 8)
-      store_pairs(to + i, load<F8>(x + i), r + 1 < rows ? load<F8>(x + padded + i) : F8{});
-  return room;
-}
-
 // energies (keys, padded queries) to exp(energy - largest); a column leaves its own pixel to the row. Without any key
 // the largest is the lowest number there is, and the sum 0.
 template <bool kColumns, class T>
@@ -190,7 +177,7 @@ void attend(const Problem<S>& p, int64_t begin, int64_t end) {
       multiply_channels<false>(key.by_channels(line, p.dims), query.by_channels(line, p.dims), l.length, p.dims, padded,
                                w);
       exponentiate<kColumns>(w, l, top, total);
-      if constexpr (kValues) packed_rows(w, l.length, padded, weights.rows(of));
+      if constexpr (kValues) paired_rows(w, l.length, padded, weights.rows(of));
       if constexpr (kColumns)
         for (int64_t i = 0; i < l.length; ++i) {
           p.largest[pixel + i * l.step] = top[i];
@@ -273,7 +260,7 @@ void differentiate(const Problem<S>& p, int64_t begin, int64_t end) {
       multiply_channels<false>(query.by_channels(line, p.dims), key.by_channels(line, p.dims), l.length, p.dims, padded,
                                w);
       normalize<kColumns>(w, l, p.largest + to, p.sum + to);
-      packed_rows(w, l.length, padded, weights.rows(line));
+      paired_rows(w, l.length, padded, weights.rows(line));
     }
     std::fill_n(delta.data(), delta.size(), T(0));
     for (int64_t c = 0; c < p.channels; c += kChunk) {
@@ -300,9 +287,9 @@ void differentiate(const Problem<S>& p, int64_t begin, int64_t end) {
       T *w = weights.line(line), *g = grad_weights.data() + line * area;
       differentiate_softmax(w, g, l, p.delta + pixel + line * l.apart);
       Element<S>* room = weights.rows(line);
-      multiply_positions(query.by_positions(line, p.dims), packed_rows(g, l.length, padded, room), p.dims, l.length,
+      multiply_positions(query.by_positions(line, p.dims), paired_rows(g, l.length, padded, room), p.dims, l.length,
                          padded, grad_key.data() + packed);
-      multiply_positions(key.by_positions(line, p.dims), packed_rows(w, l.length, padded, room), p.dims, l.length,
+      multiply_positions(key.by_positions(line, p.dims), paired_rows(w, l.length, padded, room), p.dims, l.length,
                          padded, grad_query.data() + packed);
     }
     scatter<kColumns, kColumns>(grad_query.data(), plane, l, lines, p.dims, p.grad_query + place);

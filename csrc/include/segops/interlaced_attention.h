@@ -5,6 +5,9 @@
 // (channels, padded members), out of whole lines of the map, so that what is multiplied lies in cache and nothing as
 // large as a map is copied. Of the weights only those of the lot exist at a time. The backward makes them anew: with
 // the paper's widths that is a seventh of its products, and they would have to be kept for every pixel.
+//
+// bfloat16 is widened as it is copied. Where the processor multiplies pairs of it, arrays, weights and their gradients
+// are rounded to it before they are multiplied; all sums are float.
 #pragma once
 
 #include <algorithm>
@@ -63,15 +66,15 @@ struct Lot {
   int64_t groups() const { return int64_t(members.size()); }
 };
 
-template <class T>
+template <class S, class T = Sum<S>>
 struct Problem {
   int64_t batch, dims, channels;
   Axis y, x;
   T scale;
-  const T *query = nullptr, *key = nullptr, *value = nullptr;  // (batch, dims or channels, H, W)
-  T* out = nullptr;                                            // written by the forward
-  const T* grad = nullptr;                                     // read by the backward
-  T *grad_query = nullptr, *grad_key = nullptr, *grad_value = nullptr;
+  const S *query = nullptr, *key = nullptr, *value = nullptr;  // (batch, dims or channels, H, W)
+  S* out = nullptr;                                            // written by the forward
+  const S* grad = nullptr;                                     // read by the backward
+  S *grad_query = nullptr, *grad_key = nullptr, *grad_value = nullptr;
 
   int64_t pixels() const { return y.size * x.size; }
   int64_t groups() const { return batch * y.groups() * x.groups(); }
@@ -113,8 +116,8 @@ struct Problem {
 };
 
 // body(image, lot) over the groups [begin, end) of the batch.
-template <class T, class Body>
-void each_lot(const Problem<T>& p, int64_t begin, int64_t end, const Body& body) {
+template <class S, class Body>
+void each_lot(const Problem<S>& p, int64_t begin, int64_t end, const Body& body) {
   const int64_t across = p.x.groups(), down = p.y.groups();
   for (int64_t at = begin; at < end;) {
     const int64_t row = at / across % down, first = at % across;
@@ -128,22 +131,23 @@ void each_lot(const Problem<T>& p, int64_t begin, int64_t end, const Body& body)
 #include "segops/foreach_isa.h"
 
 // `squares`: how many arrays as large as its weights each group takes.
-template <class T>
-void each_group(const Problem<T>& p, Parallel& parallel, int squares,
-                void (*pass)(const Problem<T>&, int64_t, int64_t)) {
-  require_memory(double(parallel.threads()) * squares * p.together() * p.square() * sizeof(T), "interlaced_attention");
+template <class S>
+void each_group(const Problem<S>& p, Parallel& parallel, int squares,
+                void (*pass)(const Problem<S>&, int64_t, int64_t)) {
+  require_memory(double(parallel.threads()) * squares * p.together() * p.square() * sizeof(Sum<S>),
+                 "interlaced_attention");
   const int64_t work = p.padded() * p.padded() * (p.dims + p.channels);
   parallel.range(p.groups(), 1 + (int64_t(1) << 17) / work, [&](int64_t begin, int64_t end) { pass(p, begin, end); });
 }
 
-template <class T>
-void forward(const Problem<T>& p, Parallel& parallel) {
-  each_group(p, parallel, 1, SEGOPS_BY_ISA(attend<T>));
+template <class S>
+void forward(const Problem<S>& p, Parallel& parallel) {
+  each_group(p, parallel, 1, SEGOPS_BY_ISA(attend<S>));
 }
 
-template <class T>
-void backward(const Problem<T>& p, Parallel& parallel) {
-  each_group(p, parallel, 3, SEGOPS_BY_ISA(differentiate<T>));
+template <class S>
+void backward(const Problem<S>& p, Parallel& parallel) {
+  each_group(p, parallel, 3, SEGOPS_BY_ISA(differentiate<S>));
 }
 
 }  // namespace segops::interlaced

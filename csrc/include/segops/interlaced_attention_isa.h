@@ -6,32 +6,34 @@
 template <class M, class A>
 void move_one(M& in_map, A& in_array) {
   if constexpr (std::is_const_v<M>)
-    in_array = in_map;
+    in_array = widen(in_map);
   else
-    in_map = in_array;
+    in_map = narrow<M>(in_array);
 }
 
 template <class M, class A>
 void move_vector(M* in_map, A* in_array) {
-  using V = Eight<std::remove_const_t<M>>;
   if constexpr (std::is_const_v<M>)
-    store(in_array, load<V>(in_map));
+    store(in_array, load_numbers(in_map));
   else
-    store(in_map, load<V>(in_array));
+    store_numbers(in_map, load_numbers(in_array));
 }
 
 // Eight members of eight groups lie the other way round in the map.
 template <class M, class A>
 void move_tile(M* map, int64_t step, A* array, const int64_t* arrays) {
-  using V = Eight<std::remove_const_t<M>>;
-  V v[8];
-  for (int i = 0; i < 8; ++i) v[i] = load<V>(std::is_const_v<M> ? map + i * step : array + arrays[i]);
+  Eight<std::remove_const_t<A>> v[8];
+  for (int i = 0; i < 8; ++i)
+    if constexpr (std::is_const_v<M>)
+      v[i] = load_numbers(map + i * step);
+    else
+      v[i] = load_numbers(array + arrays[i]);
   transpose(v);
   for (int i = 0; i < 8; ++i) {
     if constexpr (std::is_const_v<M>)
       store(array + arrays[i], v[i]);
     else
-      store(map + i * step, v[i]);
+      store_numbers(map + i * step, v[i]);
   }
 }
 
@@ -92,67 +94,135 @@ void transpose_square(const T* from, int64_t padded, int64_t pitch, T* to) {
     for (int64_t j = 0; j < padded; j += 8) transpose_tile(from + i * pitch + j, pitch, to + j * pitch + i, pitch);
 }
 
-// A thread's share, with arrays for the groups of a lot: chunks of channels (groups, kChunk, members), and weights and
-// the like (groups, members, members). What is behind the last member is multiplied too, but never moved to the map.
-template <class T>
+// Chunks of channels (groups, channels, members): numbers, and pairs of them as products read them that sum over
+// channels or over members.
+template <class S>
+struct Chunks {
+  Buffer<Sum<S>> numbers;
+  Buffer<Element<S>> by_channels, by_members;
+};
+
+// Weights and the like (groups, members, members): numbers, and as products read them that sum over their rows.
+template <class E>
+struct Squares {
+  Buffer<Total<E>> numbers;
+  Buffer<E> rows;
+};
+
+// A row's members rounded to pairs; where they are odd, the last one's partner is 0.
+inline void narrow_members(const float* x, int64_t members, Pair* to) {
+  int64_t i = 0;
+  for (; i + 8 <= members; i += 8) {
+    const U8 bits = bfloat16_bits(load<F8>(x + i));
+    store_bits(reinterpret_cast<Bfloat16*>(to) + i, bits);
+  }
+  for (; i < members; i += 2)
+    to[i / 2].bits = narrow<Bfloat16>(x[i]).bits | uint32_t(i + 1 < members ? narrow<Bfloat16>(x[i + 1]).bits : 0)
+                                                       << 16;
+}
+
+// A thread's share, with arrays for the groups of a lot. What is behind the last member is multiplied too, but never
+// moved to the map.
+template <class S>
 struct Thread {
-  const Problem<T>& p;
+  using T = Sum<S>;
+  using E = Element<S>;
+  static constexpr int K = kNumbers<E>;
+
+  const Problem<S>& p;
   const int64_t padded = p.padded(), pitch = p.pitch(), area = p.area(), square = p.square(), plane = p.pixels();
 
-  Buffer<T> chunks() const { return zeros(area); }
-  Buffer<T> squares() const { return zeros(square); }
-  Buffer<T> zeros(int64_t size) const {
-    Buffer<T> b(p.together() * size);
-    std::fill_n(b.data(), b.size(), T(0));
+  Chunks<S> chunks() const {
+    return {zeros<T>(area), zeros<E>(K == 2 ? area / 2 : 0), zeros<E>(K == 2 ? area / 2 : 0)};
+  }
+  Squares<E> squares() const { return {zeros<T>(square), zeros<E>(K == 2 ? square / 2 : 0)}; }
+  template <class X>
+  Buffer<X> zeros(int64_t size) const {
+    Buffer<X> b(p.together() * size);
+    std::fill_n(b.data(), b.size(), X{});
     return b;
   }
 
-  void gather(const T* map, int64_t first_plane, const Lot& lot, int64_t channels, Buffer<T>& to) const {
-    move(map + first_plane * plane, plane, lot, channels, to.data(), pitch);
+  void gather(const S* map, int64_t first_plane, const Lot& lot, int64_t channels, Chunks<S>& to) const {
+    move(map + first_plane * plane, plane, lot, channels, to.numbers.data(), pitch);
+    if constexpr (K == 2)
+      for (int64_t g = 0; g < lot.groups(); ++g) {
+        const T* from = to.numbers.data() + g * area;
+        paired_rows(from, channels, pitch, to.by_channels.data() + g * area / 2);
+        for (int64_t c = 0; c < channels; ++c)
+          narrow_members(from + c * pitch, lot.members[g], to.by_members.data() + g * area / 2 + c * pitch / 2);
+      }
   }
-  void scatter(const Buffer<T>& from, const Lot& lot, int64_t channels, T* map, int64_t first_plane) const {
-    move(map + first_plane * plane, plane, lot, channels, from.data(), pitch);
+  void scatter(const Chunks<S>& from, const Lot& lot, int64_t channels, S* map, int64_t first_plane) const {
+    move(map + first_plane * plane, plane, lot, channels, from.numbers.data(), pitch);
+  }
+
+  // A group as products read it.
+  const E* by_channels(const Chunks<S>& x, int64_t g) const {
+    if constexpr (K == 2)
+      return x.by_channels.data() + g * area / 2;
+    else
+      return x.numbers.data() + g * area;
+  }
+  const E* by_members(const Chunks<S>& x, int64_t g) const {
+    if constexpr (K == 2)
+      return x.by_members.data() + g * area / 2;
+    else
+      return by_channels(x, g);
+  }
+  E* rows(Squares<E>& x, int64_t g) const {
+    if constexpr (K == 2)
+      return x.rows.data() + g * square / 2;
+    else
+      return x.numbers.data() + g * square;
+  }
+  void pack(Squares<E>& x, const Lot& lot) const {
+    for (int64_t g = 0; g < lot.groups(); ++g)
+      paired_rows(x.numbers.data() + g * square, lot.members[g], pitch, rows(x, g));
   }
 
   // to (a's members, b's members) = a^T b over some channels, or added to it.
-  void scalar_products(const Buffer<T>& a, const Buffer<T>& b, const Lot& lot, int64_t channels, bool add,
-                       Buffer<T>& to) const {
+  void scalar_products(const Chunks<S>& a, const Chunks<S>& b, const Lot& lot, int64_t channels, bool add,
+                       Squares<E>& to) const {
+    const int64_t depth = elements<E>(channels);
     for (int64_t g = 0; g < lot.groups(); ++g) {
-      const Matrix<T> by_member{a.data() + g * area, 1, pitch};
-      const T* other = b.data() + g * area;
-      T* product = to.data() + g * square;
-      add ? multiply<true>(by_member, other, lot.members[g], channels, padded, pitch, product)
-          : multiply<false>(by_member, other, lot.members[g], channels, padded, pitch, product);
+      const Matrix<E> by_member{by_channels(a, g), 1, pitch};
+      const E* other = by_channels(b, g);
+      T* product = to.numbers.data() + g * square;
+      add ? multiply<true>(by_member, other, lot.members[g], depth, padded, pitch, product)
+          : multiply<false>(by_member, other, lot.members[g], depth, padded, pitch, product);
     }
   }
 
-  // to (channels, columns) = a (channels, rows) times weights (rows, columns).
-  void combine(const Buffer<T>& a, const Buffer<T>& weights, const Lot& lot, int64_t channels, Buffer<T>& to) const {
+  // to (channels, columns) = a (channels, rows) times weights (rows, columns), packed.
+  void combine(const Chunks<S>& a, Squares<E>& weights, const Lot& lot, int64_t channels, Chunks<S>& to) const {
     for (int64_t g = 0; g < lot.groups(); ++g)
-      multiply<false>(Matrix<T>{a.data() + g * area, pitch, 1}, weights.data() + g * square, channels, lot.members[g],
-                      padded, pitch, to.data() + g * area);
+      multiply<false>(Matrix<E>{by_members(a, g), pitch / K, 1}, rows(weights, g), channels,
+                      elements<E>(lot.members[g]), padded, pitch, to.numbers.data() + g * area);
   }
 
   // The weights (keys, queries) of a lot.
-  void attend(int64_t image, const Lot& lot, Buffer<T>& query, Buffer<T>& key, Buffer<T>& weights) const {
+  void attend(int64_t image, const Lot& lot, Chunks<S>& query, Chunks<S>& key, Squares<E>& weights) const {
     each_chunk(p.dims, [&](int64_t c, int64_t channels) {
       gather(p.query, image * p.dims + c, lot, channels, query);
       gather(p.key, image * p.dims + c, lot, channels, key);
       scalar_products(key, query, lot, channels, c > 0, weights);
     });
     for (int64_t g = 0; g < lot.groups(); ++g)
-      softmax(weights.data() + g * square, lot.members[g], padded, pitch, p.scale);
+      softmax(weights.numbers.data() + g * square, lot.members[g], padded, pitch, p.scale);
   }
 };
 
 // Groups [begin, end) of the batch.
-template <class T>
-void attend(const Problem<T>& p, int64_t begin, int64_t end) {
-  const Thread<T> thread{p};
-  Buffer<T> query = thread.chunks(), key = thread.chunks(), weights = thread.squares();
-  Buffer<T>&value = key, &part = query;  // free once there are weights
+template <class S>
+void attend(const Problem<S>& p, int64_t begin, int64_t end) {
+  const Thread<S> thread{p};
+  auto query = thread.chunks(), key = thread.chunks();
+  auto weights = thread.squares();
+  auto &value = key, &part = query;  // free once there are weights
   each_lot(p, begin, end, [&](int64_t image, const Lot& lot) {
     thread.attend(image, lot, query, key, weights);
+    thread.pack(weights, lot);
     each_chunk(p.channels, [&](int64_t c, int64_t channels) {
       thread.gather(p.value, image * p.channels + c, lot, channels, value);
       thread.combine(value, weights, lot, channels, part);
@@ -162,15 +232,16 @@ void attend(const Problem<T>& p, int64_t begin, int64_t end) {
 }
 
 // Gradients through groups [begin, end) of the batch.
-template <class T>
-void differentiate(const Problem<T>& p, int64_t begin, int64_t end) {
-  const Thread<T> thread{p};
-  Buffer<T> query = thread.chunks(), key = thread.chunks(), part = thread.chunks();
-  Buffer<T> weights = thread.squares(), transposed = thread.squares(), steps = thread.squares();
-  Buffer<T>&value = key, &grad = query;
-  const auto transpose_all = [&](const Buffer<T>& from, const Lot& lot) {
+template <class S>
+void differentiate(const Problem<S>& p, int64_t begin, int64_t end) {
+  const Thread<S> thread{p};
+  auto query = thread.chunks(), key = thread.chunks(), part = thread.chunks();
+  auto weights = thread.squares(), transposed = thread.squares(), steps = thread.squares();
+  auto &value = key, &grad = query;
+  const auto transpose_all = [&](const auto& from, const Lot& lot) {
     for (int64_t at = 0; at < lot.groups() * thread.square; at += thread.square)
-      transpose_square(from.data() + at, thread.padded, thread.pitch, transposed.data() + at);
+      transpose_square(from.numbers.data() + at, thread.padded, thread.pitch, transposed.numbers.data() + at);
+    thread.pack(transposed, lot);
   };
   each_lot(p, begin, end, [&](int64_t image, const Lot& lot) {
     thread.attend(image, lot, query, key, weights);
@@ -185,9 +256,10 @@ void differentiate(const Problem<T>& p, int64_t begin, int64_t end) {
     });
     for (int64_t g = 0; g < lot.groups(); ++g) {
       const int64_t at = g * thread.square;
-      differentiate_softmax(weights.data() + at, steps.data() + at, lot.members[g], thread.padded, thread.pitch,
-                            p.scale);
+      differentiate_softmax(weights.numbers.data() + at, steps.numbers.data() + at, lot.members[g], thread.padded,
+                            thread.pitch, p.scale);
     }
+    thread.pack(steps, lot);
     transpose_all(steps, lot);
     each_chunk(p.dims, [&](int64_t c, int64_t channels) {
       const int64_t place = image * p.dims + c;
