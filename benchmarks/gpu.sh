@@ -46,7 +46,8 @@ everything() {
 
   local workers=()
   ! "$PYTHON" -c 'import xdist' 2>/dev/null || workers=(-n 8) # most of the time Triton compiles, on the host
-  step "tests on the GPU" 130 "$PYTHON" -m pytest tests/gpu -q --maxfail=20 "${workers[@]}"
+  # Tuned on sizes this small, with others at work on the GPU, the kernels would learn nothing and take long.
+  step "tests on the GPU" 130 env SEGOPS_AUTOTUNE=0 "$PYTHON" -m pytest tests/gpu -q --maxfail=20 "${workers[@]}"
 
   if command -v compute-sanitizer >/dev/null; then
     step "memory checks of the CUDA library" 70 compute-sanitizer --error-exitcode 9 --print-limit 20 \

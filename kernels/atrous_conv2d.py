@@ -25,6 +25,7 @@ import triton.language as tl
 from segops.kernels.tile_product import add_product
 from torch import Tensor
 
+from segops.kernels import tuning
 from segops.reference.atrous_conv2d import memory_format
 
 
@@ -146,24 +147,31 @@ def width_of(channels: int, most: int) -> int:
     return min(most, max(16, triton.next_power_of_2(channels)))
 
 
-def tile(dtype: torch.dtype, way: str, count: int, width: int) -> dict[str, int]:
-    """Of a convolution, the largest that does not spill; float64 holds a three-dimensional product in registers."""
+MACHINES = ()  # where the first candidates were measured: nowhere, by benchmarks/results/
+
+
+def tiles(dtype: torch.dtype, way: str, count: int, width: int) -> list[dict[str, int]]:
+    """Of a convolution, first the largest that does not spill; float64 holds a three-dimensional product in
+    registers."""
     columns = 8 if width <= 8 else 16
     if dtype == torch.float64:
-        return {"ROWS": 16 // columns, "COLUMNS": columns, "RESULTS": 16, "DEPTH": 8, "num_warps": 4}
+        return [{"ROWS": 16 // columns, "COLUMNS": columns, "RESULTS": 16, "DEPTH": 8, "num_warps": 4}]
     split = way == "tf32x3"
     results, pixels = width_of(count, 64 if split else 128), 64 if split else 128
     depth = 16 if split else 32
     sizes = {"COLUMNS": columns, "RESULTS": results, "DEPTH": depth, "num_stages": 2 if split else 3}
-    return {"ROWS": pixels // columns, **sizes, "num_warps": 4 if split and results <= 32 else 8}
+    first = {"ROWS": pixels // columns, **sizes, "num_warps": 4 if split and results <= 32 else 8}
+    return tuning.variants(first, {"RESULTS": max(16, results // 2)}, {"num_stages": 5 - first["num_stages"]})
 
 
-def weight_tile(dtype: torch.dtype, way: str, count: int, depth: int) -> dict[str, int]:
+def weight_tiles(dtype: torch.dtype, way: str, count: int, depth: int) -> list[dict[str, int]]:
     if dtype == torch.float64:
-        return {"PIXELS": 8, "RESULTS": 16, "SOURCES": 16, "num_warps": 4}
+        return [{"PIXELS": 8, "RESULTS": 16, "SOURCES": 16, "num_warps": 4}]
     split = way == "tf32x3"
     sizes = {"PIXELS": 16 if split else 32, "num_warps": 8, "num_stages": 2 if split else 3}
-    return {"RESULTS": width_of(count, 64), "SOURCES": width_of(depth, 64 if split else 128), **sizes}
+    first = {"RESULTS": width_of(count, 64), "SOURCES": width_of(depth, 64 if split else 128), **sizes}
+    small = {"RESULTS": width_of(count, 32), "SOURCES": width_of(depth, 32)}
+    return tuning.variants(first, small, {"num_stages": 5 - first["num_stages"]})
 
 
 def by_result(weight: Tensor, groups: int) -> Tensor:
@@ -185,15 +193,24 @@ def convolve(
     (n, _, height, width), (out_height, out_width) = source.shape, out.shape[2:]
     if out.numel() == 0:
         return out
-    way = precision(source.dtype)
-    sizes = tile(source.dtype, way, count, out_width)
-    down, across = triton.cdiv(out_height, sizes["ROWS"]), triton.cdiv(out_width, sizes["COLUMNS"])
-    convolve_kernel[n * down * across, triton.cdiv(count, sizes["RESULTS"]), groups](
-        source, weight, out if bias is None else bias.contiguous(), out, height, width, out_height, out_width,
-        depth, count, down, across, kernel[1], taps, *first, *step, *source.stride(), *out.stride(),
-        MULTIPLY_Y=multiply[0], MULTIPLY_X=multiply[1], DIVIDE_Y=divide[0], DIVIDE_X=divide[1],
-        BIAS=bias is not None, ADD=add, PRECISION=way, **sizes,
-    )  # fmt: skip
+    way, begin = precision(source.dtype), out if bias is None else bias.contiguous()
+
+    def launch(constants: dict, out: Tensor = out) -> None:
+        down, across = triton.cdiv(out_height, constants["ROWS"]), triton.cdiv(out_width, constants["COLUMNS"])
+        convolve_kernel[n * down * across, triton.cdiv(count, constants["RESULTS"]), groups](
+            source, weight, begin, out, height, width, out_height, out_width,
+            depth, count, down, across, kernel[1], taps, *first, *step, *source.stride(), *out.stride(),
+            MULTIPLY_Y=multiply[0], MULTIPLY_X=multiply[1], DIVIDE_Y=divide[0], DIVIDE_X=divide[1],
+            BIAS=bias is not None, ADD=add, PRECISION=way, **constants,
+        )  # fmt: skip
+
+    def rehearse(constants: dict) -> None:
+        """What may be done many times where the result is added to."""
+        launch(constants, torch.empty_like(out) if add else out)
+
+    candidates = tiles(source.dtype, way, count, out_width)
+    sizes = (n * out_height * out_width, depth, count, groups, taps, *multiply, *divide, source.stride(1) == 1)
+    launch(tuning.pick("atrous_conv2d.convolve", rehearse, candidates, MACHINES, source, *sizes))
     return out
 
 
@@ -291,20 +308,25 @@ def atrous_conv2d_backward_weight(
         return out
     grad, x = by_pixel(grad), by_pixel(x)
     way = precision(x.dtype)
-    sizes = weight_tile(x.dtype, way, count, depth)
-    blocks = triton.cdiv(count, sizes["RESULTS"]), triton.cdiv(depth, sizes["SOURCES"])
-    programs = groups * taps * blocks[0] * blocks[1]
-    pieces = triton.cdiv(grad.shape[0] * grad.shape[2] * grad.shape[3], 8 * sizes["PIXELS"])
-    splits = max(1, min(pieces, 512 // programs))
     real = torch.float64 if x.dtype == torch.float64 else torch.float32
-    parts = torch.empty((splits, groups, taps, count, depth), dtype=real, device=x.device)
-    weight_kernel[(groups * taps * splits, *blocks)](
-        x, grad, parts, x.shape[0], *x.shape[2:], *grad.shape[2:], depth, count, kernel[1], taps, splits,
-        -padding[0], -padding[1], *dilation, *x.stride(), *grad.stride(),
-        MULTIPLY_Y=stride[0], MULTIPLY_X=stride[1], PRECISION=way, **sizes,
-    )  # fmt: skip
-    summed = (parts.sum(0) if splits > 1 else parts[0]).permute(0, 2, 3, 1)  # (groups, count, depth, taps)
-    return out.copy_(summed.reshape(out.shape))
+    positions = grad.shape[0] * grad.shape[2] * grad.shape[3]
+
+    def launch(constants: dict) -> Tensor:
+        blocks = triton.cdiv(count, constants["RESULTS"]), triton.cdiv(depth, constants["SOURCES"])
+        programs = groups * taps * blocks[0] * blocks[1]
+        splits = max(1, min(triton.cdiv(positions, 8 * constants["PIXELS"]), 512 // programs))
+        parts = torch.empty((splits, groups, taps, count, depth), dtype=real, device=x.device)
+        weight_kernel[(groups * taps * splits, *blocks)](
+            x, grad, parts, x.shape[0], *x.shape[2:], *grad.shape[2:], depth, count, kernel[1], taps, splits,
+            -padding[0], -padding[1], *dilation, *x.stride(), *grad.stride(),
+            MULTIPLY_Y=stride[0], MULTIPLY_X=stride[1], PRECISION=way, **constants,
+        )  # fmt: skip
+        return parts.sum(0) if splits > 1 else parts[0]
+
+    candidates = weight_tiles(x.dtype, way, count, depth)
+    sizes = (positions, depth, count, groups, taps, *stride, x.stride(1) == 1)
+    summed = tuning.run("atrous_conv2d.weight", launch, candidates, MACHINES, x, *sizes)
+    return out.copy_(summed.permute(0, 2, 3, 1).reshape(out.shape))  # from (groups, taps, count, depth)
 
 
 def _aot() -> Iterator[tuple]:
@@ -320,7 +342,7 @@ def _aot() -> Iterator[tuple]:
             convolve_kernel,
             {k: t for k, t in types.items() if k in convolve_kernel.arg_names},
             [
-                {**unit, "BIAS": True, "ADD": False, "PRECISION": way, **tile(dtype, way, count, width)}
+                [{**unit, "BIAS": True, "ADD": False, "PRECISION": way, **c} for c in tiles(dtype, way, count, width)]
                 for way in ways
                 for count, width in ((256, 65), (32, 65), (256, 8))
             ],
@@ -329,7 +351,7 @@ def _aot() -> Iterator[tuple]:
             weight_kernel,
             {k: t for k, t in sums.items() if k in weight_kernel.arg_names},
             [
-                {**multiply, "PRECISION": way, **weight_tile(dtype, way, count, 512)}
+                [{**multiply, "PRECISION": way, **c} for c in weight_tiles(dtype, way, count, 512)]
                 for way in ways
                 for count in (256, 32)
             ],

@@ -23,6 +23,8 @@ import triton.language as tl
 from segops.kernels.tile_product import product
 from torch import Tensor
 
+from segops.kernels import tuning
+
 
 @triton.jit
 def scalar_products(own, other, i, j, length, channels, plane, step, DEPTH: tl.constexpr):
@@ -181,26 +183,34 @@ def energy_gradient_kernel(
     store_tile(out, total, i, d, length, dims, plane, step, not IS_COLUMN)
 
 
-def tile(dtype: torch.dtype, gradient: bool = False) -> dict[str, int]:
-    """Tiles of pixels, the fastest that do not spill; float64 holds a three-dimensional product in registers."""
-    if dtype == torch.float64:
-        return {"OWN": 16, "OTHER": 8, "DEPTH": 8, "num_warps": 4, "num_stages": 1}
-    if dtype == torch.float32:
-        return {"OWN": 64, "OTHER": 32, "DEPTH": 16 if gradient else 32, "num_warps": 8, "num_stages": 1}
-    return {"OWN": 64, "OTHER": 64, "DEPTH": 32, "num_warps": 8, "num_stages": 1}
+FLOAT64 = {"OWN": 16, "OTHER": 8, "DEPTH": 8, "num_warps": 4, "num_stages": 1}  # products are held in registers
+
+# Where the first of `tiles` was measured: benchmarks/results/gpu-h200.json. That of `energy_tiles` is younger.
+MACHINES = ("NVIDIA H200",)
+ENERGY_MACHINES = ()
 
 
-def energy_tile(dtype: torch.dtype) -> dict[str, int]:
-    """That of the pass which has nothing but energies."""
-    if dtype == torch.float64:
-        return tile(dtype)
-    return {"OWN": 64, "OTHER": 64, "DEPTH": 16, "num_warps": 4, "num_stages": 1}
-
-
-def channel_tile(dtype: torch.dtype, channels: int, gradient: bool = False) -> int:
+def tiles(dtype: torch.dtype, channels: int, gradient: bool = False) -> list[dict[str, int]]:
+    """Tiles of pixels and channels that do not spill."""
     most = 8 if dtype == torch.float64 else 64 if gradient else 128
     least = 16 if dtype == torch.float32 else 32  # 16 of halves spill
-    return min(most, max(least, triton.next_power_of_2(channels)))
+    width = {"CHANNELS": min(most, max(least, triton.next_power_of_2(channels)))}
+    if dtype == torch.float64:
+        return [{**width, **FLOAT64}]
+    if dtype == torch.float32:
+        first = {**width, "OWN": 64, "OTHER": 32, "DEPTH": 16 if gradient else 32, "num_warps": 8, "num_stages": 1}
+    else:
+        first = {**width, "OWN": 64, "OTHER": 64, "DEPTH": 32, "num_warps": 8, "num_stages": 1}
+    depth = first["DEPTH"] if gradient else 16  # of halves 16 spill in the gradient
+    return tuning.variants(first, {"OTHER": first["OTHER"] // 2}, {"DEPTH": depth})
+
+
+def energy_tiles(dtype: torch.dtype) -> list[dict[str, int]]:
+    """Those of the pass which has nothing but energies."""
+    if dtype == torch.float64:
+        return [FLOAT64]
+    first = {"OWN": 64, "OTHER": 64, "DEPTH": 16, "num_warps": 4, "num_stages": 1}
+    return tuning.variants(first, {"OTHER": 32}, {"OTHER": 32, "DEPTH": 32})
 
 
 def summed(x: Tensor) -> torch.dtype:
@@ -223,23 +233,32 @@ def softmax(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """The largest energy of every pixel, and one over the sum of the exponentials."""
     n, dims, height, width = query.shape
     largest, scale = query.new_empty((2, n, height, width), dtype=summed(query))
-    sizes = energy_tile(query.dtype)
-    for programs, (count, length, *strides), is_column in each_direction(query, sizes["OWN"]):
-        normalize_kernel[(programs,)](
-            query, key, largest, scale, count, length, dims, *strides, IS_COLUMN=is_column, **sizes
-        )
+
+    def launch(constants: dict) -> None:
+        for programs, (count, length, *strides), is_column in each_direction(query, constants["OWN"]):
+            normalize_kernel[(programs,)](
+                query, key, largest, scale, count, length, dims, *strides, IS_COLUMN=is_column, **constants
+            )
+
+    candidates = energy_tiles(query.dtype)
+    tuning.run("criss_cross_attention.normalize", launch, candidates, ENERGY_MACHINES, query, n, dims, height, width)
     return largest, scale
 
 
 def gathered(own: Tensor, other: Tensor, largest: Tensor, scale: Tensor, values: Tensor, of_keys: bool) -> Tensor:
     """Values weighted by the attention, or with ``of_keys`` by its transpose."""
     out = torch.empty_like(values, dtype=summed(values))
-    sizes, width = tile(values.dtype), channel_tile(values.dtype, values.shape[1])
-    for programs, (count, length, *strides), is_column in each_direction(values, sizes["OWN"]):
-        gather_kernel[programs, triton.cdiv(values.shape[1], width)](
-            own, other, largest, scale, values, out, count, length, own.shape[1], values.shape[1], *strides,
-            IS_COLUMN=is_column, OF_KEYS=of_keys, CHANNELS=width, **sizes,
-        )  # fmt: skip
+    dims, channels = own.shape[1], values.shape[1]
+
+    def launch(constants: dict) -> None:
+        for programs, (count, length, *strides), is_column in each_direction(values, constants["OWN"]):
+            gather_kernel[programs, triton.cdiv(channels, constants["CHANNELS"])](
+                own, other, largest, scale, values, out, count, length, dims, channels, *strides,
+                IS_COLUMN=is_column, OF_KEYS=of_keys, **constants,
+            )  # fmt: skip
+
+    candidates = tiles(values.dtype, channels)
+    tuning.run("criss_cross_attention.gather", launch, candidates, MACHINES, values, of_keys, dims, *values.shape)
     return out.to(values.dtype)
 
 
@@ -261,17 +280,21 @@ def criss_cross_attention_backward(
     grad_query, grad_key = (torch.empty_like(x, dtype=summed(x)) for x in (query, key))
     largest, scale = softmax(query, key)
     mean = (grad * out).sum(1, dtype=summed(grad))
-    sizes, width = tile(query.dtype, True), channel_tile(query.dtype, query.shape[1], True)
-    for of_keys, own, other, left, right, result in (
-        (False, query, key, grad, value, grad_query),
-        (True, key, query, value, grad, grad_key),
-    ):
-        for programs, (count, length, *strides), is_column in each_direction(query, sizes["OWN"]):
-            energy_gradient_kernel[programs, triton.cdiv(query.shape[1], width)](
-                own, other, left, right, largest, scale, mean, result,
-                count, length, query.shape[1], value.shape[1], *strides,
-                IS_COLUMN=is_column, OF_KEYS=of_keys, CHANNELS=width, **sizes,
-            )  # fmt: skip
+    dims, channels = query.shape[1], value.shape[1]
+
+    def launch(constants: dict) -> None:
+        for of_keys, own, other, left, right, result in (
+            (False, query, key, grad, value, grad_query),
+            (True, key, query, value, grad, grad_key),
+        ):
+            for programs, (count, length, *strides), is_column in each_direction(query, constants["OWN"]):
+                energy_gradient_kernel[programs, triton.cdiv(dims, constants["CHANNELS"])](
+                    own, other, left, right, largest, scale, mean, result, count, length, dims, channels, *strides,
+                    IS_COLUMN=is_column, OF_KEYS=of_keys, **constants,
+                )  # fmt: skip
+
+    candidates = tiles(query.dtype, dims, gradient=True)
+    tuning.run("criss_cross_attention.energy_gradient", launch, candidates, MACHINES, query, dims, *value.shape)
     grad_value = gathered(key, query, largest, scale, grad, of_keys=True)
     return grad_query.to(query.dtype), grad_key.to(key.dtype), grad_value
 
@@ -282,13 +305,15 @@ def _aot() -> Iterator[tuple]:
         types = {**read, **dict.fromkeys(("largest", "scale", "mean", "out"), pointer.replace("bf16", "fp32"))}
         for kernel in (normalize_kernel, gather_kernel, energy_gradient_kernel):
             gradient = kernel is energy_gradient_kernel
-            sizes = energy_tile(dtype) if kernel is normalize_kernel else tile(dtype, gradient)
-            rest = [{}] if kernel is normalize_kernel else [
-                {"OF_KEYS": k, "CHANNELS": c}
-                for k in (False, True)
-                for c in sorted({channel_tile(dtype, n, gradient) for n in (16, 512)})
-            ]  # fmt: skip
-            configurations = [{"IS_COLUMN": c, **r, **sizes} for c in (True, False) for r in rest]
+            rest, widths = [{"OF_KEYS": k} for k in (False, True)], [tiles(dtype, n, gradient) for n in (16, 512)]
+            if kernel is normalize_kernel:
+                rest, widths = [{}], [energy_tiles(dtype)]
+            configurations = [
+                [{"IS_COLUMN": is_column, **r, **c} for c in candidates]
+                for is_column in (True, False)
+                for r in rest
+                for candidates in widths
+            ]
             yield kernel, {name: t for name, t in types.items() if name in kernel.arg_names}, configurations
 
 

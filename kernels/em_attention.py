@@ -23,6 +23,7 @@ from segops.kernels.soft_assignment import softmax
 from segops.kernels.tile_product import product
 from torch import Tensor
 
+from segops.kernels import tuning
 from segops.reference.em_attention import divided, maximise_backward
 from segops.reference.halves import wide
 
@@ -97,17 +98,23 @@ def differentiate_kernel(
     tl.store(both + bases, u, mask=here & basis)
 
 
-def tile(bases: int, dtype: torch.dtype, gradient: bool = False) -> dict[str, int]:
-    """The fastest tile that does not spill; float64 holds a three-dimensional product in registers."""
+# Where the first of `tiles` was measured: benchmarks/results/gpu-h200.json. That of the gradient's is younger.
+MACHINES = ("NVIDIA H200",)
+GRADIENT_MACHINES = ()
+
+
+def tiles(bases: int, dtype: torch.dtype, gradient: bool = False) -> list[dict[str, int]]:
+    """Tiles that do not spill; float64 holds a three-dimensional product in registers."""
     width = max(16, triton.next_power_of_2(bases))
     if dtype == torch.float64:
         pixels = 16 if width <= 64 else 8
-        return {"PIXELS": pixels, "CHANNELS": max(1, 2048 // (pixels * width)), "BASES": width, "num_warps": 8}
+        return [{"PIXELS": pixels, "CHANNELS": max(1, 2048 // (pixels * width)), "BASES": width, "num_warps": 8}]
     pixels = 16 if width > 128 else 32 if width > 64 or gradient else 64
-    if gradient and width == 64:
-        return {"PIXELS": pixels, "CHANNELS": 16, "BASES": width, "num_warps": 4, "num_stages": 3}
     warps = 4 if width <= 32 or (width > 128 and not gradient) else 8
-    return {"PIXELS": pixels, "CHANNELS": 16, "BASES": width, "num_warps": warps, "num_stages": 1}
+    first = {"PIXELS": pixels, "CHANNELS": 16, "BASES": width, "num_warps": warps, "num_stages": 1}
+    if gradient and width == 64:
+        first |= {"num_warps": 4, "num_stages": 3}
+    return tuning.variants(first, {"PIXELS": max(16, pixels // 2)}, {"num_stages": 1})
 
 
 def stride(table: Tensor) -> int:
@@ -118,26 +125,34 @@ def stride(table: Tensor) -> int:
 def accumulate(x: Tensor, mu: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
     """x z^T (N, C, K) and the sums of z (N, 1, K); keep (N, P, K) receives z."""
     (items, channels, pixels), bases = x.shape, mu.shape[2]
-    sizes = tile(bases, x.dtype)
-    blocks = triton.cdiv(pixels, sizes["PIXELS"])
-    parts, sums = x.new_empty(items, blocks, channels, bases), x.new_empty(items, blocks, bases)
-    accumulate_kernel[(items * blocks,)](
-        x, mu, parts, sums, sums if keep is None else keep, pixels, blocks, channels, bases, stride(mu), *x.stride(),
-        KEEP=keep is not None, **sizes,
-    )  # fmt: skip
-    return parts.sum(1), sums.sum(1, keepdim=True)
+
+    def launch(constants: dict) -> tuple[Tensor, Tensor]:
+        blocks = triton.cdiv(pixels, constants["PIXELS"])
+        parts, sums = x.new_empty(items, blocks, channels, bases), x.new_empty(items, blocks, bases)
+        accumulate_kernel[(items * blocks,)](
+            x, mu, parts, sums, sums if keep is None else keep, pixels, blocks, channels, bases, stride(mu),
+            *x.stride(), KEEP=keep is not None, **constants,
+        )  # fmt: skip
+        return parts.sum(1), sums.sum(1, keepdim=True)
+
+    return tuning.run("em_attention.accumulate", launch, tiles(bases, x.dtype), MACHINES, x, *x.shape, bases)
 
 
 def differentiate(x: Tensor, grad: Tensor | None, mu: Tensor, last: Tensor, moments: Tensor, sums: Tensor) -> Tensor:
     """z and ds side by side, (N, P, 2 K)."""
     (items, channels, pixels), bases = x.shape, mu.shape[2]
-    g, sizes = x if grad is None else grad, tile(bases, x.dtype, gradient=True)
-    blocks = triton.cdiv(pixels, sizes["PIXELS"])
-    both = x.new_empty(items, pixels, 2 * bases)
-    differentiate_kernel[(items * blocks,)](
-        x, g, mu, last, moments.contiguous(), sums.contiguous(), both, pixels, blocks, channels, bases, stride(mu),
-        *x.stride(), *g.stride(), FIRST=grad is not None, **sizes,
-    )  # fmt: skip
+    g, first, both = x if grad is None else grad, grad is not None, x.new_empty(items, pixels, 2 * bases)
+    moments, sums = moments.contiguous(), sums.contiguous()
+
+    def launch(constants: dict) -> None:
+        blocks = triton.cdiv(pixels, constants["PIXELS"])
+        differentiate_kernel[(items * blocks,)](
+            x, g, mu, last, moments, sums, both, pixels, blocks, channels, bases, stride(mu), *x.stride(), *g.stride(),
+            FIRST=first, **constants,
+        )  # fmt: skip
+
+    candidates = tiles(bases, x.dtype, gradient=True)
+    tuning.run("em_attention.differentiate", launch, candidates, GRADIENT_MACHINES, x, *x.shape, bases, first)
     return both
 
 
@@ -186,7 +201,11 @@ def _aot(kernel: Any, flag: str) -> list[tuple]:
         (
             kernel,
             {name: t if name in _POINTERS else "i32" for name in kernel.arg_names},
-            [{flag: on, **tile(bases, dtype, flag == "FIRST")} for bases in (64, 19, 128, 256) for on in (True, False)],
+            [
+                [{flag: on, **c} for c in tiles(bases, dtype, flag == "FIRST")]
+                for bases in (64, 19, 128, 256)
+                for on in (True, False)
+            ],
         )
         for t, dtype in (("*fp32", torch.float32), ("*fp64", torch.float64))
     ]

@@ -24,6 +24,7 @@ from segops.kernels.soft_assignment import softmax
 from segops.kernels.tile_product import product
 from torch import Tensor
 
+from segops.kernels import tuning
 from segops.reference.halves import wide
 
 
@@ -91,23 +92,30 @@ def differentiate_kernel(
     tl.store(both + count, 2 * s * slope, mask=mask)
 
 
-def tile(count: int, dtype: torch.dtype) -> dict[str, int]:
-    """The fastest tile that does not spill; float64 holds a three-dimensional product in registers."""
+# Where the first candidates were measured: nowhere, they are younger than benchmarks/results/gpu-h200.json.
+MACHINES = ()
+
+
+def tiles(count: int, dtype: torch.dtype) -> list[dict[str, int]]:
+    """Tiles that do not spill; float64 holds a three-dimensional product in registers."""
     width = max(16, triton.next_power_of_2(count))
     if dtype == torch.float64:
         pixels = 16 if width <= 64 else 8
-        return {"PIXELS": pixels, "CHANNELS": max(1, 2048 // (pixels * width)), "CODES": width, "num_warps": 8}
+        return [{"PIXELS": pixels, "CHANNELS": max(1, 2048 // (pixels * width)), "CODES": width, "num_warps": 8}]
     pixels = 16 if width > 128 else 32 if width > 64 or width == 32 else 64
     warps = 8 if width in (32, 64) else 4
-    return {
+    first = {
         "PIXELS": pixels, "CHANNELS": 16, "CODES": width, "num_warps": warps, "num_stages": 2 if width == 32 else 1,
     }  # fmt: skip
+    return tuning.variants(first, {"PIXELS": max(16, pixels // 2)}, {"CHANNELS": 32})
 
 
-def gradient_tile(count: int, dtype: torch.dtype) -> dict[str, int]:
-    """The same without CHANNELS."""
-    sizes = {key: value for key, value in tile(count, dtype).items() if key != "CHANNELS"}
-    return {**sizes, "PIXELS": 16} if sizes["CODES"] == 32 else sizes
+def gradient_tiles(count: int, dtype: torch.dtype) -> list[dict[str, int]]:
+    """Those of the gradient, which has no CHANNELS."""
+    first = {key: value for key, value in tiles(count, dtype)[0].items() if key != "CHANNELS"}
+    if first["CODES"] == 32:
+        first["PIXELS"] = 16
+    return tuning.variants(first, {"PIXELS": max(16, first["PIXELS"] // 2)}, {"num_warps": 2 * first["num_warps"]})
 
 
 def encoding(x: Tensor, codewords: Tensor, scale: Tensor) -> Tensor:
@@ -116,15 +124,18 @@ def encoding(x: Tensor, codewords: Tensor, scale: Tensor) -> Tensor:
     if items == 0:
         return x.new_empty(0, count, channels)
     dtype, x = x.dtype, wide(x)
-    sizes = tile(count, x.dtype)
-    blocks = triton.cdiv(pixels, sizes["PIXELS"])
-    parts, sums = x.new_empty(items, blocks, channels, count), x.new_empty(items, blocks, count)
-    mean = codewords.mean(0)
-    encode_kernel[(items * blocks,)](
-        x, codewords.T.contiguous(), scale.contiguous(), mean, parts, sums, pixels, blocks, channels, count,
-        *x.stride(), **sizes,
-    )  # fmt: skip
-    return (parts.sum(1).mT - sums.sum(1)[:, :, None] * (codewords - mean)).to(dtype).contiguous()
+    mean, columns, scale = codewords.mean(0), codewords.T.contiguous(), scale.contiguous()
+
+    def launch(constants: dict) -> tuple[Tensor, Tensor]:
+        blocks = triton.cdiv(pixels, constants["PIXELS"])
+        parts, sums = x.new_empty(items, blocks, channels, count), x.new_empty(items, blocks, count)
+        encode_kernel[(items * blocks,)](
+            x, columns, scale, mean, parts, sums, pixels, blocks, channels, count, *x.stride(), **constants
+        )
+        return parts.sum(1), sums.sum(1)
+
+    total, sums = tuning.run("encoding.encode", launch, tiles(count, x.dtype), MACHINES, x, *x.shape, count)
+    return (total.mT - sums[:, :, None] * (codewords - mean)).to(dtype).contiguous()
 
 
 def encoding_backward(grad: Tensor, x: Tensor, codewords: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,35 +144,40 @@ def encoding_backward(grad: Tensor, x: Tensor, codewords: Tensor, scale: Tensor)
     if items == 0:
         return x.new_empty(x.shape), torch.zeros_like(codewords).contiguous(), torch.zeros_like(scale).contiguous()
     dtype, x, grad = x.dtype, wide(x), wide(grad)
-    sizes = gradient_tile(count, x.dtype)
-    blocks = triton.cdiv(pixels, sizes["PIXELS"])
-    both, scales = x.new_empty(items, pixels, 2 * count), x.new_empty(items, blocks, count)
-    columns = grad.mT.contiguous()
-    differentiate_kernel[(items * blocks,)](
-        columns, x, codewords.T.contiguous(), scale.contiguous(), both, scales, pixels, blocks, channels, count,
-        *x.stride(), **sizes,
-    )  # fmt: skip
+    both, columns = x.new_empty(items, pixels, 2 * count), grad.mT.contiguous()
+    codes, scale = codewords.T.contiguous(), scale.contiguous()
+
+    def launch(constants: dict) -> Tensor:
+        blocks = triton.cdiv(pixels, constants["PIXELS"])
+        scales = x.new_empty(items, blocks, count)
+        differentiate_kernel[(items * blocks,)](
+            columns, x, codes, scale, both, scales, pixels, blocks, channels, count, *x.stride(), **constants
+        )
+        return scales.sum((0, 1))
+
+    candidates = gradient_tiles(count, x.dtype)
+    grad_scale = tuning.run("encoding.differentiate", launch, candidates, MACHINES, x, *x.shape, count)
     assignment, pull = both.split(count, 2)
     mean = codewords.mean(0)
-    centred, codes = x - mean[:, None], codewords - mean
-    coefficients = torch.cat([columns, -codes.T.expand(items, -1, -1)], 2)
+    centred, residual = x - mean[:, None], codewords - mean
+    coefficients = torch.cat([columns, -residual.T.expand(items, -1, -1)], 2)
     grad_x = torch.baddbmm(centred * pull.sum(2)[:, None], coefficients, both.mT)
-    toward = torch.bmm(pull.mT, centred.mT).sum(0) - pull.sum((0, 1))[:, None] * codes
-    return grad_x.to(dtype), -(assignment.sum(1)[:, :, None] * grad).sum(0) - toward, scales.sum((0, 1))
+    toward = torch.bmm(pull.mT, centred.mT).sum(0) - pull.sum((0, 1))[:, None] * residual
+    return grad_x.to(dtype), -(assignment.sum(1)[:, :, None] * grad).sum(0) - toward, grad_scale
 
 
 _POINTERS = ("grad", "x", "codes", "scale", "mean", "parts", "sums", "both", "scales")
 
 
-def _aot(kernel: Any, sizes: Any) -> list[tuple]:
+def _aot(kernel: Any, candidates: Any) -> list[tuple]:
     return [
         (
             kernel,
             {name: t if name in _POINTERS else "i32" for name in kernel.arg_names},
-            [sizes(count, dtype) for count in (32, 8, 64, 128, 256)],
+            [candidates(count, dtype) for count in (32, 8, 64, 128, 256)],
         )
         for t, dtype in (("*fp32", torch.float32), ("*fp64", torch.float64))
     ]
 
 
-AOT = _aot(encode_kernel, tile) + _aot(differentiate_kernel, gradient_tile)
+AOT = _aot(encode_kernel, tiles) + _aot(differentiate_kernel, gradient_tiles)

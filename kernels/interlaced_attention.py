@@ -23,6 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segops.kernels import tuning
 from segops.reference.halves import wide
 
 SLAB = 1 << 25  # weights that are in memory at a time, if a row of groups has no more
@@ -178,6 +179,9 @@ def groups_of(x: Tensor, down_factor: Sequence[int], relation: str) -> Groups:
     return Groups(height, width, rows, columns, top, left, down, across, tall * wide)
 
 
+MACHINES = ()  # where the first candidates were measured: nowhere, by benchmarks/results/
+
+
 def tile(dtype: torch.dtype, across: int) -> dict[str, int]:
     """Tiles that do not spill; float64 holds a four-dimensional product in registers."""
     groups = min(8, triton.next_power_of_2(across))
@@ -186,35 +190,57 @@ def tile(dtype: torch.dtype, across: int) -> dict[str, int]:
     return {"GROUPS": groups, "OWN": 32, "OTHER": 16, "num_warps": 8, "num_stages": 1}
 
 
-def depth(dtype: torch.dtype) -> int:
-    """Channels at a time."""
-    return 4 if dtype == torch.float64 else 16
+def energy_tiles(dtype: torch.dtype, across: int) -> list[dict[str, int]]:
+    if dtype == torch.float64:
+        return [{**tile(dtype, across), "DEPTH": 4}]
+    return tuning.variants({**tile(dtype, across), "DEPTH": 16}, {"OWN": 16}, {"num_stages": 2})
+
+
+def combine_tiles(dtype: torch.dtype, across: int) -> list[dict[str, int]]:
+    if dtype == torch.float64:
+        return [{**tile(dtype, across), "CHANNELS": 8}]
+    return tuning.variants({**tile(dtype, across), "CHANNELS": 32}, {"OWN": 16}, {"CHANNELS": 16})
 
 
 class Slab:
     """Some strips of groups, all of a kernel's programs for them."""
 
-    def __init__(self, groups: Groups, relation: str, dtype: torch.dtype, first: int, strips: int):
+    def __init__(self, groups: Groups, relation: str, first: int, strips: int):
         self.groups, self.first, self.strips, self.local = groups, first, strips, relation == "local"
-        self.sizes = tile(dtype, groups.across)
-        tiles = triton.cdiv(groups.across, self.sizes["GROUPS"]) * triton.cdiv(groups.most, self.sizes["OWN"])
-        self.programs = strips * tiles
+
+    def programs(self, constants: dict) -> int:
+        tiles = triton.cdiv(self.groups.across, constants["GROUPS"]) * triton.cdiv(self.groups.most, constants["OWN"])
+        return self.strips * tiles
+
+    def sizes(self, x: Tensor) -> tuple[int, ...]:
+        """What the time of a launch depends on."""
+        return self.strips, self.groups.across, self.groups.most, x.shape[1], self.local
 
     def products(self, own: Tensor, other: Tensor, scale: Tensor, beyond: Tensor) -> Tensor:
         most = self.groups.most
         out = own.new_empty(self.strips, self.groups.across, most, most)
-        energy_kernel[self.programs, triton.cdiv(most, self.sizes["OTHER"])](
-            own, other, scale, out, self.first, own.shape[1], *self.groups, beyond,
-            LOCAL=self.local, DEPTH=depth(own.dtype), **self.sizes,
-        )  # fmt: skip
+
+        def launch(constants: dict) -> None:
+            energy_kernel[self.programs(constants), triton.cdiv(most, constants["OTHER"])](
+                own, other, scale, out, self.first, own.shape[1], *self.groups, beyond,
+                LOCAL=self.local, **constants,
+            )  # fmt: skip
+
+        candidates = energy_tiles(own.dtype, self.groups.across)
+        tuning.run("interlaced_attention.energy", launch, candidates, MACHINES, own, *self.sizes(own))
         return out
 
     def combine(self, weights: Tensor, values: Tensor, out: Tensor, transposed: bool = False) -> None:
-        channels = 2 * depth(values.dtype)
-        combine_kernel[self.programs, triton.cdiv(values.shape[1], channels)](
-            weights, values, out, self.first, values.shape[1], *self.groups,
-            TRANSPOSED=transposed, LOCAL=self.local, CHANNELS=channels, **self.sizes,
-        )  # fmt: skip
+        channels = values.shape[1]
+
+        def launch(constants: dict) -> None:
+            combine_kernel[self.programs(constants), triton.cdiv(channels, constants["CHANNELS"])](
+                weights, values, out, self.first, channels, *self.groups,
+                TRANSPOSED=transposed, LOCAL=self.local, **constants,
+            )  # fmt: skip
+
+        candidates, sizes = combine_tiles(values.dtype, self.groups.across), (*self.sizes(values), transposed)
+        tuning.run("interlaced_attention.combine", launch, candidates, MACHINES, values, *sizes)
 
 
 def slabs(x: Tensor, down_factor: Sequence[int], relation: str) -> Iterator[Slab]:
@@ -222,7 +248,7 @@ def slabs(x: Tensor, down_factor: Sequence[int], relation: str) -> Iterator[Slab
     strips = x.shape[0] * groups.down
     most = max(1, SLAB // (groups.across * groups.most**2))
     for first in range(0, strips, most):
-        yield Slab(groups, relation, x.dtype, first, min(most, strips - first))
+        yield Slab(groups, relation, first, min(most, strips - first))
 
 
 def interlaced_attention(
@@ -258,13 +284,19 @@ def interlaced_attention_backward(
     return grad_query.to(dtype), grad_key.to(dtype), grad_value.to(dtype)
 
 
-def _aot() -> Iterator[tuple[Any, dict[str, str], list[dict[str, Any]]]]:
+def _aot() -> Iterator[tuple[Any, dict[str, str], list[list[dict[str, Any]]]]]:
     names = ("own", "other", "scale", "beyond", "out", "weights", "values")
     for pointer, dtype in (("*fp32", torch.float32), ("*fp64", torch.float64)):
-        plain = [{"LOCAL": local, **tile(dtype, across)} for local in (False, True) for across in (8, 2, 1)]
-        energies = [{"DEPTH": depth(dtype), **p} for p in plain]
-        sums = [{"TRANSPOSED": t, "CHANNELS": 2 * depth(dtype), **p} for p in plain for t in (False, True)]
-        for kernel, configurations in ((energy_kernel, energies), (combine_kernel, sums)):
+        for kernel, candidates, flags in (
+            (energy_kernel, energy_tiles, [{}]),
+            (combine_kernel, combine_tiles, [{"TRANSPOSED": t} for t in (False, True)]),
+        ):
+            configurations = [
+                [{**flag, "LOCAL": local, **c} for c in candidates(dtype, across)]
+                for local in (False, True)
+                for across in (8, 2, 1)
+                for flag in flags
+            ]
             yield kernel, {name: pointer for name in names if name in kernel.arg_names}, configurations
 
 

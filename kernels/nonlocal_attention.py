@@ -26,6 +26,8 @@ import triton.language as tl
 from segops.kernels.tile_product import add_product
 from torch import Tensor
 
+from segops.kernels import tuning
+
 LOWEST = tl.constexpr(-3e38)
 
 
@@ -182,10 +184,13 @@ def energy_gradient_kernel(
     store_tile(out + item * dims * own_length, total * factor, i, d, own_length, dims)
 
 
-def options(dtype: torch.dtype, results: int, *depths: int) -> dict[str, int | str]:
-    """The constants of a launch that sums over ``depths`` channels for results of so many: the largest tiles that do
-    not spill, and of halves the whole depth where shared memory has room for it; float64 holds a three-dimensional
-    product in registers."""
+MACHINES = ()  # where the first candidates were measured: nowhere, by benchmarks/results/
+
+
+def options(dtype: torch.dtype, results: int, *depths: int) -> list[dict[str, int | str]]:
+    """The constants of a launch that sums over ``depths`` channels for results of so many. First the largest tiles that
+    do not spill, and of halves the whole depth where shared memory has room for it; float64 holds a three-dimensional
+    product in registers, and has no other tiles."""
     depth = max(depths)
     if dtype == torch.float64:
         sizes = {"OWN": 16, "OTHER": 8, "DEPTH": 8, "CHANNELS": 8, "num_warps": 4, "num_stages": 1}
@@ -198,7 +203,8 @@ def options(dtype: torch.dtype, results: int, *depths: int) -> dict[str, int | s
     if dtype != torch.float64:
         sizes["DEPTH"] = min(sizes["DEPTH"], power_of_two(depth))
     precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
-    return {**sizes, "WHOLE": depth <= sizes["DEPTH"], "PRECISION": precision}
+    first = {**sizes, "WHOLE": depth <= sizes["DEPTH"], "PRECISION": precision}
+    return [first] if dtype == torch.float64 else tuning.variants(first, {"OTHER": 16}, {"OWN": 32})
 
 
 def shared_memory_is_roomy() -> bool:
@@ -232,14 +238,18 @@ def nonlocal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) 
     out = query.new_empty(n, channels, queries)
     lse = query.new_empty(n, queries, dtype=torch.float64 if query.dtype == torch.float64 else torch.float32)
     if n:
-        constants = options(query.dtype, channels, dims)
-        programs, blocks = grid(query, channels, constants)
         factor = lse.new_full((1,), scale)  # a number would come as float32
         query, key, value = map(last, (query, key, value))
-        attend_kernel[programs](
-            query, key, value, out, lse, factor,
-            queries, keys, query.shape[2], value.shape[2], channels, blocks, **constants,
-        )  # fmt: skip
+
+        def launch(constants: dict) -> None:
+            programs, blocks = grid(out, channels, constants)
+            attend_kernel[programs](
+                query, key, value, out, lse, factor,
+                queries, keys, query.shape[2], value.shape[2], channels, blocks, **constants,
+            )  # fmt: skip
+
+        candidates, sizes = options(query.dtype, channels, dims), (n * queries, keys, dims, channels)
+        tuning.run("nonlocal_attention.attend", launch, candidates, MACHINES, query, *sizes)
     return out, lse
 
 
@@ -254,21 +264,28 @@ def nonlocal_attention_backward(
         return tuple(results)  # type: ignore[return-value]
     factor, lse = lse.new_full((1,), scale), lse.contiguous()
     mean = torch.linalg.vecdot(grad.to(lse.dtype), out.to(lse.dtype), dim=1).contiguous()
-    constants = options(query.dtype, channels, dims)
-    programs, blocks = grid(key, channels, constants)
     grad, query, key, value = map(last, (grad, query, key, value))
-    value_gradient_kernel[programs](
-        key, query, lse, grad, results[2], factor,
-        queries, keys, query.shape[2], value.shape[2], channels, blocks, **constants,
-    )  # fmt: skip
-    constants = options(query.dtype, dims, dims, channels)
-    for of_keys, own, other, left, right in ((False, query, key, grad, value), (True, key, query, value, grad)):
-        result = results[of_keys]
-        programs, blocks = grid(result, dims, constants)
-        energy_gradient_kernel[programs](
-            own, other, left, right, lse, mean, result, factor,
-            own.shape[1], other.shape[1], own.shape[2], left.shape[2], dims, blocks, OF_KEYS=of_keys, **constants,
+
+    def of_value(constants: dict) -> None:
+        programs, blocks = grid(results[2], channels, constants)
+        value_gradient_kernel[programs](
+            key, query, lse, grad, results[2], factor,
+            queries, keys, query.shape[2], value.shape[2], channels, blocks, **constants,
         )  # fmt: skip
+
+    def of_energies(constants: dict) -> None:
+        for of_keys, own, other, left, right in ((False, query, key, grad, value), (True, key, query, value, grad)):
+            programs, blocks = grid(results[of_keys], dims, constants)
+            energy_gradient_kernel[programs](
+                own, other, left, right, lse, mean, results[of_keys], factor,
+                own.shape[1], other.shape[1], own.shape[2], left.shape[2], dims, blocks, OF_KEYS=of_keys, **constants,
+            )  # fmt: skip
+
+    sizes = (n * queries, keys, dims, channels)
+    candidates = options(query.dtype, channels, dims)
+    tuning.run("nonlocal_attention.value_gradient", of_value, candidates, MACHINES, query, *sizes)
+    candidates = options(query.dtype, dims, dims, channels)
+    tuning.run("nonlocal_attention.energy_gradient", of_energies, candidates, MACHINES, query, *sizes)
     return tuple(results)  # type: ignore[return-value]
 
 
@@ -286,7 +303,11 @@ def _aot() -> Iterator[tuple]:
             widths = {torch.float64: (8,), torch.float32: (16, 64, 512)}.get(dtype, (16, 256, 512))
             precisions = ("tf32", "tf32x3") if dtype == torch.float32 else ("tf32",)
             every = itertools.product(sides, widths, precisions)
-            yield kernel, types, [{**side, **options(dtype, w, w), "PRECISION": p} for side, w, p in every]
+            yield (
+                kernel,
+                types,
+                [[{**side, **o, "PRECISION": p} for o in options(dtype, w, w)] for side, w, p in every],
+            )
 
 
 AOT = list(_aot())

@@ -22,6 +22,8 @@ import triton.language as tl
 from segops.kernels.tile_product import product
 from torch import Tensor
 
+from segops.kernels import tuning
+
 
 @triton.jit
 def distance(a, b):
@@ -110,11 +112,15 @@ def sorted_path(query: Tensor, key: Tensor) -> Path:
     return Path(places.gather(1, row), row)
 
 
-def tile(dtype: torch.dtype) -> dict[str, int]:
+MACHINES = ()  # where the first candidates were measured: nowhere, by benchmarks/results/
+
+
+def tiles(dtype: torch.dtype) -> list[dict[str, int]]:
     """float64 holds a three-dimensional product in registers."""
     if dtype == torch.float64:
-        return {"LENGTH": 16, "CHANNELS": 8, "num_warps": 8}
-    return {"LENGTH": 32, "CHANNELS": 32, "num_warps": 8, "num_stages": 1}
+        return [{"LENGTH": 16, "CHANNELS": 8, "num_warps": 8}]
+    first = {"LENGTH": 32, "CHANNELS": 32, "num_warps": 8, "num_stages": 1}
+    return tuning.variants(first, {"LENGTH": 16}, {"num_stages": 2})
 
 
 def rows_of(x: Tensor) -> Tensor:
@@ -124,17 +130,25 @@ def rows_of(x: Tensor) -> Tensor:
 
 def walk(path: Path, sources: Tensor, targets: Tensor | None, out: bool, divisor: int) -> tuple[Tensor, Tensor]:
     """Sources (N, S, C) and targets (N, T, C), if given, to the integral (N, T, C) and the targets' products (N, T)."""
+
+    def launch(constants: dict) -> tuple[Tensor, Tensor]:
+        return walk_in_chunks(path, sources, targets, out, divisor, constants)
+
+    sizes = (*path.row.shape, sources.shape[2], targets is not None, out)
+    return tuning.run("nonlocal_concatenation.walk", launch, tiles(sources.dtype), MACHINES, sources, *sizes)
+
+
+def walk_in_chunks(
+    path: Path, sources: Tensor, targets: Tensor | None, out: bool, divisor: int, constants: dict
+) -> tuple[Tensor, Tensor]:
     (items, count), (_, many, channels) = path.row.shape, sources.shape
-    split, sizes = count - many, tile(sources.dtype)
-    chunks = triton.cdiv(count, sizes["LENGTH"])
+    split, length = count - many, constants["LENGTH"]
+    chunks = triton.cdiv(count, length)
     slopes, moments = sources.new_empty(2, items, chunks, channels)
     totals_kernel[(items * chunks,)](
-        path.at, path.row, sources, slopes, moments, count, chunks, split, channels, **sizes
+        path.at, path.row, sources, slopes, moments, count, chunks, split, channels, **constants
     )
-    start, end = (
-        path.at[:, : -sizes["LENGTH"] : sizes["LENGTH"], None],
-        path.at[:, sizes["LENGTH"] :: sizes["LENGTH"], None],
-    )
+    start, end = path.at[:, :-length:length, None], path.at[:, length::length, None]
     before = slopes.cumsum(1, dtype=torch.float64) - slopes
     steps = torch.where(start == end, 0.0, end.double() - start) * before[:, :-1] + moments[:, :-1]
     sums = torch.cat([torch.zeros_like(before[:, :1]), steps.cumsum(1)], 1)
@@ -142,7 +156,7 @@ def walk(path: Path, sources: Tensor, targets: Tensor | None, out: bool, divisor
     walk_kernel[(items * chunks,)](
         path.at, path.row, sources, sources if targets is None else targets, before.to(sources.dtype),
         sums.to(sources.dtype), result, dots, count, chunks, split, channels, divisor,
-        OUT=out, DOT=targets is not None, **sizes,
+        OUT=out, DOT=targets is not None, **constants,
     )  # fmt: skip
     return result, dots
 
@@ -175,8 +189,9 @@ def nonlocal_concatenation_backward(
 def _aot(dtype: torch.dtype, name: str) -> list[tuple]:
     pointers = {p: f"*{name}" for p in ("at", "sources", "targets", "slopes", "moments", "sums", "out", "dots")}
     types = {**pointers, "row": "*i64"}
-    both = [{"OUT": out, "DOT": dot, **tile(dtype)} for out, dot in ((True, False), (False, True), (True, True))]
-    return [(totals_kernel, types, [tile(dtype)]), (walk_kernel, types, both)]
+    flags = [{"OUT": out, "DOT": dot} for out, dot in ((True, False), (False, True), (True, True))]
+    walks = [[{**f, **c} for c in tiles(dtype)] for f in flags]
+    return [(totals_kernel, types, [tiles(dtype)]), (walk_kernel, types, walks)]
 
 
 AOT = _aot(torch.float32, "fp32") + _aot(torch.float64, "fp64")

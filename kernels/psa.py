@@ -21,6 +21,8 @@ import triton.language as tl
 from segops.kernels.tile_product import product
 from torch import Tensor
 
+from segops.kernels import tuning
+
 
 @triton.jit
 def entries_of(
@@ -154,18 +156,23 @@ def differentiate_attention_kernel(
     tl.store(out + offsets, total, mask=exist)
 
 
-def tile(channels: int, dtype: torch.dtype) -> dict[str, int]:
-    """The largest tile that does not spill; float64 holds a three-dimensional product in registers."""
+MACHINES = ()  # where the first candidates were measured: nowhere, by benchmarks/results/
+
+
+def tiles(channels: int, dtype: torch.dtype) -> list[dict[str, int]]:
+    """First the largest tile that does not spill; float64 holds a three-dimensional product in registers."""
     if dtype == torch.float64:
-        return {"CHANNELS": 8, "OWN": 16, "OTHER": 16, "num_warps": 8}
-    return {"CHANNELS": 128 if channels > 64 else 64, "OWN": 64, "OTHER": 16, "num_warps": 8, "num_stages": 2}
+        return [{"CHANNELS": 8, "OWN": 16, "OTHER": 16, "num_warps": 8}]
+    first = {"CHANNELS": 128 if channels > 64 else 64, "OWN": 64, "OTHER": 16, "num_warps": 8, "num_stages": 2}
+    return tuning.variants(first, {"OWN": 32, "CHANNELS": 64}, {"num_stages": 3})
 
 
-def square(dtype: torch.dtype) -> dict[str, int]:
+def squares(dtype: torch.dtype) -> list[dict[str, int]]:
     """Of the matrix of sources and receivers."""
     if dtype == torch.float64:
-        return {"CHANNELS": 16, "OWN": 16, "OTHER": 16, "num_warps": 4}
-    return {"CHANNELS": 32, "OWN": 64, "OTHER": 64, "num_warps": 8, "num_stages": 2}
+        return [{"CHANNELS": 16, "OWN": 16, "OTHER": 16, "num_warps": 4}]
+    first = {"CHANNELS": 32, "OWN": 64, "OTHER": 64, "num_warps": 8, "num_stages": 2}
+    return tuning.variants(first, {"OWN": 32}, {"CHANNELS": 16})
 
 
 def sizes(value: Tensor, attention: Tensor, rows: int, columns: int) -> tuple[int, ...]:
@@ -183,12 +190,16 @@ def psa(
     out, stats = value.new_empty(value.shape), value.new_empty(n, 2, height * width if softmax else 0)
     if n == 0:
         return out, stats
-    block = tile(channels, value.dtype)
-    blocks, groups = triton.cdiv(height * width, block["OWN"]), triton.cdiv(channels, block["CHANNELS"])
-    attend_kernel[(n * blocks * groups,)](
-        value, attention, out, stats, *sizes(value, attention, mask_height, mask_width), blocks, groups,
-        COLLECT=mode == "collect", COMPACT=compact, SOFTMAX=softmax, **block,
-    )  # fmt: skip
+    integers = sizes(value, attention, mask_height, mask_width)
+    flags = {"COLLECT": mode == "collect", "COMPACT": compact, "SOFTMAX": softmax}
+
+    def launch(constants: dict) -> None:
+        blocks, groups = triton.cdiv(height * width, constants["OWN"]), triton.cdiv(channels, constants["CHANNELS"])
+        attend_kernel[(n * blocks * groups,)](
+            value, attention, out, stats, *integers, blocks, groups, **flags, **constants
+        )
+
+    tuning.run("psa.attend", launch, tiles(channels, value.dtype), MACHINES, value, n, *integers, *flags.values())
     return out, stats
 
 
@@ -213,17 +224,23 @@ def psa_backward(
         return grad_value, grad_attention
     integers = sizes(value, attention, mask_height, mask_width)
     flags = {"COLLECT": mode == "collect", "COMPACT": compact, "SOFTMAX": softmax}
-    block = tile(channels, value.dtype)
-    blocks, groups = triton.cdiv(height * width, block["OWN"]), triton.cdiv(channels, block["CHANNELS"])
-    differentiate_value_kernel[(n * blocks * groups,)](
-        grad, attention, stats, grad_value, *integers, blocks, groups, **flags, **block
-    )
     dot = (out * grad).sum(1) if softmax else grad
-    block = square(value.dtype)
-    blocks = triton.cdiv(height * width, block["OTHER"])
-    differentiate_attention_kernel[(n * triton.cdiv(height * width, block["OWN"]) * blocks,)](
-        grad, value, attention, stats, dot, grad_attention, *integers, blocks, **flags, **block
-    )
+
+    def of_value(constants: dict) -> None:
+        blocks, groups = triton.cdiv(height * width, constants["OWN"]), triton.cdiv(channels, constants["CHANNELS"])
+        differentiate_value_kernel[(n * blocks * groups,)](
+            grad, attention, stats, grad_value, *integers, blocks, groups, **flags, **constants
+        )
+
+    def of_attention(constants: dict) -> None:
+        blocks = triton.cdiv(height * width, constants["OTHER"])
+        differentiate_attention_kernel[(n * triton.cdiv(height * width, constants["OWN"]) * blocks,)](
+            grad, value, attention, stats, dot, grad_attention, *integers, blocks, **flags, **constants
+        )
+
+    problem = (value, n, *integers, *flags.values())
+    tuning.run("psa.differentiate_value", of_value, tiles(channels, value.dtype), MACHINES, *problem)
+    tuning.run("psa.differentiate_attention", of_attention, squares(value.dtype), MACHINES, *problem)
     return grad_value, grad_attention
 
 
@@ -231,15 +248,15 @@ _POINTERS = ("value", "attention", "out", "stats", "grad", "dot")
 _FLAGS = ((True, False, True), (False, False, True), (False, False, False), (True, True, True))
 
 
-def _aot(kernel: Any, blocks: Any) -> list[tuple]:
+def _aot(kernel: Any, problems: Any) -> list[tuple]:
     return [
         (
             kernel,
             {name: t if name in _POINTERS else "i32" for name in kernel.arg_names},
             [
-                {"COLLECT": collect, "COMPACT": compact, "SOFTMAX": softmax, **block}
+                [{"COLLECT": collect, "COMPACT": compact, "SOFTMAX": softmax, **c} for c in candidates]
                 for collect, compact, softmax in _FLAGS
-                for block in blocks(dtype)
+                for candidates in problems(dtype)
             ],
         )
         for t, dtype in (("*fp32", torch.float32), ("*fp64", torch.float64))
@@ -247,7 +264,7 @@ def _aot(kernel: Any, blocks: Any) -> list[tuple]:
 
 
 AOT = (
-    _aot(attend_kernel, lambda dtype: [tile(512, dtype), tile(64, dtype)])
-    + _aot(differentiate_value_kernel, lambda dtype: [tile(512, dtype), tile(64, dtype)])
-    + _aot(differentiate_attention_kernel, lambda dtype: [square(dtype)])
+    _aot(attend_kernel, lambda dtype: [tiles(512, dtype), tiles(64, dtype)])
+    + _aot(differentiate_value_kernel, lambda dtype: [tiles(512, dtype), tiles(64, dtype)])
+    + _aot(differentiate_attention_kernel, lambda dtype: [squares(dtype)])
 )

@@ -4,13 +4,15 @@ Prints a line for each kernel, dtype and configuration; exits with 1 if one does
 
 A module of ``segops.kernels`` lists what to compile in ``AOT``: entries (kernel, types, configurations). ``types``
 names the arguments that are not plain 32-bit integers, as Triton writes them ("*i32", "i64"); a ``T`` stands for
-float32 and float64 in turn. A configuration holds the kernel's constexprs and options of the launch (num_warps, ...).
+float32 and float64 in turn. A configuration holds the kernel's constexprs and options of the launch (num_warps, ...),
+or is a list of such: the candidates that `tuning.run` has for one problem.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import multiprocessing
 import os
 import pkgutil
@@ -75,11 +77,12 @@ def entries() -> Iterator[tuple]:
 
 
 def jobs(entry: tuple, arch: int, quick: bool = False) -> Iterator[Job]:
-    """All compilations of an entry; ``quick`` is the first only."""
+    """All compilations of an entry; ``quick`` is the first configuration only, with all its candidates."""
     kernel, types, configurations = entry
     floats = FLOATS if any("T" in t for t in types.values()) else FLOATS[:1]
     for number in floats[:1] if quick else floats:
-        for configuration in configurations[:1] if quick else configurations:
+        problems = [c if isinstance(c, list) else [c] for c in configurations]
+        for configuration in itertools.chain.from_iterable(problems[:1] if quick else problems):
             constexprs = {k: v for k, v in configuration.items() if k in kernel.arg_names}
             options = {k: v for k, v in configuration.items() if k not in constexprs}
             if unknown := set(options) - LAUNCH:
