@@ -5,12 +5,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# Triton's interpreter holds bfloat16 as integers, and would multiply these.
+WIDEN = tl.constexpr(triton.knobs.runtime.interpret)
+
 
 @triton.jit
 def product(a, b):
     """a (I, K) times b (K, J) in the precision of the sums."""
     if a.dtype == tl.float64:
         out = tl.sum(a[:, :, None] * b[None, :, :], axis=1)
+    elif WIDEN:
+        out = tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="tf32x3")
     else:
         out = tl.dot(a, b, input_precision="tf32x3")
     return out
@@ -21,6 +26,8 @@ def add_product(total, a, b, PRECISION: tl.constexpr):
     """total (I, J) and a (I, K) times b (K, J); PRECISION is float32's, "tf32" or "tf32x3"."""
     if a.dtype == tl.float64:
         total += tl.sum(a[:, :, None] * b[None, :, :], axis=1)
+    elif WIDEN:
+        total = tl.dot(a.to(tl.float32), b.to(tl.float32), total, input_precision=PRECISION)
     else:
         total = tl.dot(a, b, total, input_precision=PRECISION)
     return total

@@ -11,7 +11,7 @@ import segops
 from segops.testing import assert_gradients_match
 
 
-def assert_summed_in_float32(function: Callable[..., Tensor], *tensors: Tensor) -> None:
+def assert_summed_in_float32(function: Callable[..., Tensor], *tensors: Tensor, backend: str = "cpu") -> None:
     """The result and all gradients of ``function``, of halves, within two roundings of the float64 reference."""
     dtype, grad = tensors[0].dtype, None
 
@@ -24,6 +24,8 @@ def assert_summed_in_float32(function: Callable[..., Tensor], *tensors: Tensor) 
 
     with segops.backend("reference"):
         expected = step(*(x.double() for x in tensors))
-    for i, (a, b) in enumerate(zip(step(*tensors), expected, strict=True)):
+    with segops.backend(backend):
+        actual = step(*tensors)
+    for i, (a, b) in enumerate(zip(actual, expected, strict=True)):
         assert a.dtype == dtype
         assert_gradients_match(a, b, 2 * torch.finfo(dtype).eps, "result" if i == 0 else f"gradient {i}")
