@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from bench_types import Inputs, Provider, Workload, doubled, with_gradients
+from bench_types import BFLOAT16, Inputs, Provider, Workload, doubled, with_gradients
 from torch import Tensor
 
 import segops
@@ -14,15 +15,12 @@ import segops
 Attend = Callable[[Tensor, Tensor], Tensor]  # of value and attention
 
 
-def maps(size: int, gradients: bool) -> Inputs:
+def maps(size: int, gradients: bool, dtype: torch.dtype = torch.float32) -> Inputs:
     """512 channels; 30 is half of a crop of 465 pixels at stride 8, as in PSANet, 59 the same without the shrinking."""
     g = torch.Generator().manual_seed(0)
-    value, attention = (
-        torch.randn(1, 512, size, size, generator=g),
-        torch.randn(1, (2 * size - 1) ** 2, size, size, generator=g),
-    )
-    tensors = {"value": value.requires_grad_(gradients), "attention": attention.requires_grad_(gradients)}
-    return {**tensors, "grad": torch.randn(value.shape, generator=g)} if gradients else tensors
+    shapes = {"value": (1, 512, size, size), "attention": (1, (2 * size - 1) ** 2, size, size)}
+    tensors = {k: torch.randn(s, generator=g).to(dtype).requires_grad_(gradients) for k, s in shapes.items()}
+    return {**tensors, "grad": torch.randn(shapes["value"], generator=g).to(dtype)} if gradients else tensors
 
 
 def provider(make: Callable[[int, int], Attend]) -> Callable[[Inputs], Callable[[], list[Tensor]]]:
@@ -181,21 +179,29 @@ def oracle(mode: str) -> Callable[[Inputs], Any]:
     return lambda inputs: provider(strided(mode))(doubled(inputs))()
 
 
-WORKLOADS = tuple(
-    Workload(
+def workload(
+    mode: str, size: int, gradients: bool = True, dtype: torch.dtype = torch.float32, late: bool = False
+) -> Workload:
+    return Workload(
         f"psa_{mode}",
-        f"512x{size}x{size}{'_forward_backward' if gradients else ''}",
-        lambda size=size, gradients=gradients: maps(size, gradients),  # type: ignore[misc]
+        f"512x{size}x{size}{'_bfloat16' * (dtype == torch.bfloat16)}{'_forward_backward' * gradients}",
+        partial(maps, size, gradients, dtype),
         bytes_moved,
         oracle(mode),
         threads=(2,) if size == 59 else (1, 2),
         operations=operations,
-        late=size == 30,
+        late=late,
     )
-    for mode in FUNCTIONS
-    for size in (30, 59)
-    for gradients in (False, True)
-) + (
+
+
+WORKLOADS = (
+    *(
+        workload(mode, size, gradients, late=size == 30)
+        for mode in FUNCTIONS
+        for size in (30, 59)
+        for gradients in (False, True)
+    ),
+    *[workload(mode, 59, dtype=torch.bfloat16, late=True) for mode in FUNCTIONS] * BFLOAT16,
     Workload(
         "psa_mask",
         "59x59_forward_backward",
@@ -207,8 +213,9 @@ WORKLOADS = tuple(
     ),
 )
 
+TOLERANCE = 1e-2  # of bfloat16
 PROVIDERS = tuple(
-    Provider(name, f"psa_{mode}", provider(make), slow_on=slow_on)
+    Provider(name, f"psa_{mode}", provider(make), tolerance=TOLERANCE, slow_on=slow_on)
     for mode, function in FUNCTIONS.items()
     for name, make, slow_on in (
         ("segops", lambda height, width, function=function: function, ()),

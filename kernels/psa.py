@@ -8,7 +8,7 @@ for each tile of the matrix multiplies value and gradient over all channels and 
 An entry belongs to one source and receiver, so nothing is added up, and results repeat.
 
 Precision. float32 products are split into three TF32 products, which keeps about 22 bits; float64 does without tensor
-cores.
+cores; halves are widened first.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from segops.kernels.tile_product import product
 from torch import Tensor
 
 from segops.kernels import tuning
+from segops.reference.halves import wide
 
 
 @triton.jit
@@ -185,11 +186,11 @@ def psa(
     value: Tensor, attention: Tensor, mode: str, mask_height: int, mask_width: int, compact: bool, softmax: bool
 ) -> tuple[Tensor, Tensor]:
     """value (N, C, H, W) to the same, and (N, 2, H W) for the backward pass."""
-    value, attention = value.contiguous(), attention.contiguous()
+    dtype, value, attention = value.dtype, wide(value).contiguous(), wide(attention).contiguous()
     n, channels, height, width = value.shape
     out, stats = value.new_empty(value.shape), value.new_empty(n, 2, height * width if softmax else 0)
     if n == 0:
-        return out, stats
+        return out.to(dtype), stats
     integers = sizes(value, attention, mask_height, mask_width)
     flags = {"COLLECT": mode == "collect", "COMPACT": compact, "SOFTMAX": softmax}
 
@@ -200,7 +201,7 @@ def psa(
         )
 
     tuning.run("psa.attend", launch, tiles(channels, value.dtype), MACHINES, value, n, *integers, *flags.values())
-    return out, stats
+    return out.to(dtype), stats
 
 
 def psa_backward(
@@ -216,12 +217,13 @@ def psa_backward(
     softmax: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of value and attention."""
-    value, attention, grad, stats = (x.contiguous() for x in (value, attention, grad, stats))
+    dtype, out = value.dtype, wide(out)
+    value, attention, grad, stats = (wide(x).contiguous() for x in (value, attention, grad, stats))
     n, channels, height, width = value.shape
     grad_value = value.new_empty(value.shape)
     grad_attention = attention.new_empty(attention.shape) if compact else attention.new_zeros(attention.shape)
     if n == 0:
-        return grad_value, grad_attention
+        return grad_value.to(dtype), grad_attention.to(dtype)
     integers = sizes(value, attention, mask_height, mask_width)
     flags = {"COLLECT": mode == "collect", "COMPACT": compact, "SOFTMAX": softmax}
     dot = (out * grad).sum(1) if softmax else grad
@@ -241,7 +243,7 @@ def psa_backward(
     problem = (value, n, *integers, *flags.values())
     tuning.run("psa.differentiate_value", of_value, tiles(channels, value.dtype), MACHINES, *problem)
     tuning.run("psa.differentiate_attention", of_attention, squares(value.dtype), MACHINES, *problem)
-    return grad_value, grad_attention
+    return grad_value.to(dtype), grad_attention.to(dtype)
 
 
 _POINTERS = ("value", "attention", "out", "stats", "grad", "dot")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 # Operators whose products multiply bfloat16 as it is.
-PAIRS = ("nonlocal_attention", "criss_cross_attention", "em_attention", "encoding", "interlaced_attention")
+PAIRS = ("nonlocal_attention", "criss_cross_attention", "em_attention", "encoding", "interlaced_attention", "psa")
 
 CODE = """
 import torch

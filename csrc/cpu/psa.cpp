@@ -8,6 +8,7 @@
 #include <string>
 #include <tuple>
 
+#include "segops/torch_bfloat16.h"
 #include "segops/torch_errors.h"
 #include "segops/torch_parallel.h"
 #include "segops/torch_tensor.h"
@@ -17,8 +18,11 @@ namespace {
 using segops::data;
 using segops::fresh;
 using segops::mutable_data;
+using segops::narrowed;
 using segops::require;
+using segops::ScalarType;
 using segops::Tensor;
+using segops::widened;
 
 // Contiguous, and checked against each other as far as memory safety asks for it.
 struct Inputs {
@@ -42,6 +46,9 @@ struct Inputs {
     require(attention.size(1) == window.planes(), "psa: expected as many channels of attention as the mask has");
   }
 
+  ScalarType sum_type() const {
+    return value.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  }
   int64_t map(int64_t n) const { return n * channels * window.positions(); }
   int64_t entries(int64_t n) const { return n * window.planes() * window.positions(); }
 };
@@ -49,16 +56,21 @@ struct Inputs {
 std::tuple<Tensor, Tensor> psa(Tensor value, Tensor attention, std::string mode, int64_t mask_height,
                                int64_t mask_width, bool compact, bool softmax) {
   const Inputs in(value, attention, mode, mask_height, mask_width, compact);
+  if (segops::is_widened(value)) {
+    const auto [out, stats] = psa(widened(value), widened(attention), mode, mask_height, mask_width, compact, softmax);
+    return {narrowed(out, value), stats};
+  }
   const int64_t positions = in.window.positions(), numbers = softmax ? positions : 0;
   Tensor out = fresh(in.value, {in.batch, in.channels, in.window.height, in.window.width});
-  Tensor stats = fresh(in.value, {in.batch, 2, numbers});
+  Tensor stats = torch::stable::new_empty(in.value, {in.batch, 2, numbers}, in.sum_type());
   if (in.batch == 0) return {out, stats};
-  segops::dispatch(in.value, "psa", [&](auto zero) {
-    using T = decltype(zero);
+  segops::dispatch_pairs(in.value, "psa", [&](auto zero) {
+    using S = decltype(zero);
+    using T = segops::Sum<S>;
     segops::TorchParallel parallel;
-    segops::psa::Attention<T> image(in.window, in.channels, softmax, false, parallel);
+    segops::psa::Attention<S> image(in.window, in.channels, softmax, false, parallel);
     for (int64_t n = 0; n < in.batch; ++n)
-      image.forward(data<T>(in.value, in.map(n)), data<T>(in.attention, in.entries(n)), mutable_data<T>(out, in.map(n)),
+      image.forward(data<S>(in.value, in.map(n)), data<S>(in.attention, in.entries(n)), mutable_data<S>(out, in.map(n)),
                     mutable_data<T>(stats, 2 * n * numbers));
   });
   return {out, stats};
@@ -76,19 +88,25 @@ std::tuple<Tensor, Tensor> psa_backward(Tensor grad, Tensor value, Tensor attent
   require(grad.sizes().equals(in.value.sizes()) && out.sizes().equals(in.value.sizes()) && stats.dim() == 3 &&
               stats.size(0) == in.batch && stats.size(1) == 2 && stats.size(2) == numbers,
           "psa_backward: expected grad and out like value, stats (N, 2, H W) or, without softmax, (N, 2, 0)");
-  require(grad.scalar_type() == dtype && out.scalar_type() == dtype && stats.scalar_type() == dtype,
-          "psa_backward: expected tensors of one dtype");
+  require(grad.scalar_type() == dtype && out.scalar_type() == dtype && stats.scalar_type() == in.sum_type(),
+          "psa_backward: expected tensors of one dtype, and stats of that of sums");
+  if (segops::is_widened(value)) {
+    const auto [of_value, of_attention] = psa_backward(widened(grad), widened(value), widened(attention), widened(out),
+                                                       stats, mode, mask_height, mask_width, compact, softmax);
+    return {narrowed(of_value, value), narrowed(of_attention, attention)};
+  }
   Tensor grad_value = fresh(in.value, {in.batch, in.channels, in.window.height, in.window.width});
   Tensor grad_attention = fresh(in.value, {in.batch, in.window.planes(), in.window.height, in.window.width});
   if (in.batch == 0) return {grad_value, grad_attention};
-  segops::dispatch(in.value, "psa_backward", [&](auto zero) {
-    using T = decltype(zero);
+  segops::dispatch_pairs(in.value, "psa_backward", [&](auto zero) {
+    using S = decltype(zero);
+    using T = segops::Sum<S>;
     segops::TorchParallel parallel;
-    segops::psa::Attention<T> image(in.window, in.channels, softmax, true, parallel);
+    segops::psa::Attention<S> image(in.window, in.channels, softmax, true, parallel);
     for (int64_t n = 0; n < in.batch; ++n)
-      image.backward(data<T>(grad, in.map(n)), data<T>(in.value, in.map(n)), data<T>(in.attention, in.entries(n)),
-                     data<T>(out, in.map(n)), data<T>(stats, 2 * n * numbers), mutable_data<T>(grad_value, in.map(n)),
-                     mutable_data<T>(grad_attention, in.entries(n)));
+      image.backward(data<S>(grad, in.map(n)), data<S>(in.value, in.map(n)), data<S>(in.attention, in.entries(n)),
+                     data<S>(out, in.map(n)), data<T>(stats, 2 * n * numbers), mutable_data<S>(grad_value, in.map(n)),
+                     mutable_data<S>(grad_attention, in.entries(n)));
   });
   return {grad_value, grad_attention};
 }

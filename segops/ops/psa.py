@@ -26,8 +26,9 @@ def psa_collect(
     of all sources and receivers never exists; see :func:`segops.psa_mask` for it.
 
     Args:
-        value: ``(N, C, H, W)``; float64, float32, bfloat16 or float16 (computed in float32).
-        attention: ``(N, M_h * M_w, H, W)``, ``(N, H * W, H, W)`` if compact; cast to the dtype of the computation.
+        value: ``(N, C, H, W)``; float64, float32, bfloat16 or float16 (summed in float32).
+        attention: ``(N, M_h * M_w, H, W)``, ``(N, H * W, H, W)`` if compact; of the dtype of ``value``, or
+            both are cast to that of the sums.
         mask_size: :math:`(M_h, M_w)`, or one number for both, odd. ``None`` (default): ``(2 H - 1, 2 W - 1)``, the
             over-complete mask in which every position has a weight. May be larger.
         softmax: normalise the weights of each receiver over **all sources** (default); those outside of the mask take
@@ -64,8 +65,9 @@ def psa_distribute(
     and for the same attention, the matrices of the two are each other's transposes.
 
     Args:
-        value: ``(N, C, H, W)``; float64, float32, bfloat16 or float16 (computed in float32).
-        attention: ``(N, M_h * M_w, H, W)``, ``(N, H * W, H, W)`` if compact; cast to the dtype of the computation.
+        value: ``(N, C, H, W)``; float64, float32, bfloat16 or float16 (summed in float32).
+        attention: ``(N, M_h * M_w, H, W)``, ``(N, H * W, H, W)`` if compact; of the dtype of ``value``, or
+            both are cast to that of the sums.
         mask_size: as in :func:`psa_collect`; ``None`` (default) is over-complete.
         softmax: normalise the weights of each receiver over all sources (default), outside of a mask with logit 0.
         compact: ``True``: channel t of ``attention`` at source s holds :math:`m_{st}`, as semseg has it. Default
@@ -128,8 +130,8 @@ def _attend(value: Tensor, attention: Tensor, mode: str, mask_size: MaskSize, so
         )
     else:
         rows = columns = 0
-    wide = _checks.widened(value)
-    args = wide, attention.to(wide.dtype), mode, rows, columns, bool(compact), bool(softmax)
+    dtype = value.dtype if attention.dtype == value.dtype else _checks.sum_dtype(value)
+    args = value.to(dtype), attention.to(dtype), mode, rows, columns, bool(compact), bool(softmax)
     return _checks.narrowed(_registry.call(torch.ops.segops.psa, *args)[0], value)
 
 
@@ -138,7 +140,7 @@ def _fake(
 ) -> tuple[Tensor, Tensor]:
     n, _, height, width = value.shape
     out = torch.empty_like(value, memory_format=torch.contiguous_format)
-    return out, value.new_empty(n, 2, height * width if softmax else 0)
+    return out, value.new_empty(n, 2, height * width if softmax else 0, dtype=_checks.sum_dtype(value))
 
 
 def _setup_context(ctx, inputs, output) -> None:

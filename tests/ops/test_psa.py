@@ -7,6 +7,7 @@ import math
 import golden_crf
 import pytest
 import torch
+from halves import assert_summed_in_float32
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -116,8 +117,9 @@ def test_huge_logits_stay_finite(mode):
         assert all(g.isfinite().all() for g in torch.autograd.grad(out.sum(), (value, masks)))
 
 
-def test_not_a_number_stays_where_it_belongs():
-    value, masks = torch.randn(2, 3, 5, 6), torch.randn(2, 9 * 11, 5, 6)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_not_a_number_stays_where_it_belongs(dtype):
+    value, masks = torch.randn(2, 3, 5, 6).to(dtype), torch.randn(2, 9 * 11, 5, 6).to(dtype)
     masks[0, 4 * 11 + 5, 2, 3] = math.nan  # the weight of a position for itself
     out = segops.psa_collect(value, masks)
     assert out[0, :, 2, 3].isnan().all() and out.isnan().sum() == 3
@@ -126,12 +128,41 @@ def test_not_a_number_stays_where_it_belongs():
     assert not segops.psa_collect(value, masks)[1, 1].isfinite().any()
 
 
-def test_half_precision_is_computed_in_float32():
-    value, masks = torch.randn(1, 3, 5, 6).bfloat16(), torch.randn(1, 9 * 11, 5, 6).bfloat16()
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("shape", "mask"),
+    [
+        ((2, 3, 5, 6), None),
+        ((1, 97, 9, 11), None),  # odd numbers of channels and positions, and of both more than a tile
+        ((1, 4, 9, 11), "compact"),
+        ((1, 5, 27, 15), (3, 5)),  # ranges of positions that begin and end at odd ones
+        ((1, 5, 13, 31), (5, 61)),  # as many columns as there are, but few rows
+        ((1, 2, 24, 16), (3, 3)),
+        ((1, 1, 1, 1), None),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halves_are_summed_in_float32(dtype, shape, mask, mode, softmax):
+    n, _, height, width = shape
+    compact = mask == "compact"
+    size = None if compact else mask
+    rows, columns = size or (2 * height - 1, 2 * width - 1)
+    value = torch.randn(shape).to(dtype)
+    masks = torch.randn(n, height * width if compact else rows * columns, height, width).to(dtype)
+    assert_summed_in_float32(
+        lambda *tensors: FUNCTIONS[mode](*tensors, size, softmax=softmax, compact=compact), value, masks
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [6, 7])
+def test_not_a_number_in_rows_that_no_mask_reaches_multiplies_nothing(width, dtype):
+    value, masks = torch.randn(1, 3, 60, width).to(dtype), torch.randn(1, 9, 60, width).to(dtype)
+    value[..., 40:, :] = math.nan
     for function in FUNCTIONS.values():
-        out = function(value, masks)
-        assert out.dtype == torch.bfloat16
-        assert torch.equal(out, function(value.float(), masks.float()).bfloat16())
+        assert function(value, masks, 3, softmax=False)[..., :20, :].isfinite().all()
 
 
 def test_any_layout_and_no_image():

@@ -2,38 +2,64 @@
 // order of `columns`.
 #include "segops/tile_product_isa.h"
 
+// A tile (rows, kTile) as columns of pairs of positions, [pair][kTile], with zeros behind them up to a multiple of
+// eight rows.
+inline void transpose_tile(Bfloat16* tile, int64_t rows, int count, Pair* columns) {
+  const int64_t padded = (rows + 7) / 8 * 8;
+  std::fill_n(tile + rows * kTile, (padded - rows) * kTile, Bfloat16{});
+  for (int64_t r = 0; r < padded; r += 8)
+    transpose_pairs(paired_pixels(tile + r * kTile), elements<Pair>(count), int64_t(kTile), columns + r);
+}
+
+// Rows of pairs of two positions, kTile each, as two rows of numbers.
+inline void part_pairs(const Pair* pairs, int64_t rows, Bfloat16* numbers) {
+  for (int64_t r = 0; r < rows; ++r, pairs += kTile, numbers += 2 * kTile)
+    for (int i = 0; i < kTile; ++i) {
+      numbers[i].bits = uint16_t(pairs[i].bits);
+      numbers[kTile + i].bits = uint16_t(pairs[i].bits >> 16);
+    }
+}
+
 // A map (C, P) as columns: kTile channels of all positions, [padded_positions][kTile], then the next ones. Positions
-// [begin, end) of it.
-template <class T>
-void pack_columns(const T* x, int64_t channels, int64_t positions, int64_t begin, int64_t end, Work<T>& work,
-                  T* columns) {
+// [begin, end) of it. Of bfloat16 these are pairs of two positions, and numbers in `by_channel`, if given, where they
+// may be read as pairs of two channels.
+template <class S, class E = Element<S>>
+void pack_columns(const S* x, int64_t channels, int64_t positions, int64_t begin, int64_t end, Work<S>& work,
+                  E* columns, S* by_channel) {
   const int64_t padded = padded_positions(positions);
   for (int64_t p = begin; p < end; p += kTile) {
     const int count = int(end - p < kTile ? end - p : kTile);
     for (int64_t c = 0; c < channels; c += kTile) {
       const int64_t rows = std::min<int64_t>(kTile, channels - c);
-      pack_tile(x + c * positions + p, positions, rows, count, work.square.data());
-      transpose_tile(work.square.data(), rows, count, int64_t(kTile), columns + c * padded + p * kTile,
-                     work.numbers.data());
+      const int64_t at = c * padded + p * kTile;
+      pack_tile(x + c * positions + p, positions, rows, count, work.own.data());
+      if constexpr (Work<S>::kPairs) {
+        transpose_tile(work.own.data(), rows, count, columns + at / 2);
+        if (by_channel) part_pairs(columns + at / 2, elements<E>(count), by_channel + at);
+      } else {
+        transpose_tile(work.own.data(), rows, count, int64_t(kTile), columns + at, work.numbers.data());
+      }
     }
   }
 }
 
 // out (C, kTile) += a map's columns times tile (depth, kTile), from a position of the columns on.
-template <class T>
-void multiply_map(const Map<T>& map, int64_t at, const T* tile, int64_t depth, int count, T* out) {
+template <class S, class E = Element<S>, class T = Sum<S>>
+void multiply_map(const Map<S>& map, int64_t at, const T* tile, int64_t depth, int count, Work<S>& work, T* out) {
+  const E* rows = paired_rows(tile, depth, int64_t(kTile), work.pairs.data());
   for (int64_t c = 0; c < map.channels; c += kTile)
-    multiply_columns<T>(std::min<int64_t>(kTile, map.channels - c), count, map.at(c, at), int64_t(kTile), tile, depth,
-                        out + c * kTile, int64_t(kTile), true);
+    multiply_columns(std::min<int64_t>(kTile, map.channels - c), count, map.over_positions + map.offset(c, at),
+                     int64_t(kTile), rows, elements<E>(depth), out + c * kTile, int64_t(kTile), true);
 }
 
-// out (rows, kTile) = the scalar products of so many columns with those of a tile (C, kTile).
-template <class T>
-void multiply_channels(const Map<T>& map, int64_t at, int64_t rows, const T* tile, int count, T* out) {
-  for (int64_t c = 0; c < map.channels; c += kTile)
-    each_block<T, kProductRows>(rows, count,
-                                Multiply<T, true>{map.at(c, at), 0, tile + c * kTile, kTile,
-                                                  std::min<int64_t>(kTile, map.channels - c), out, kTile, c > 0});
+// out (rows, kTile) = the scalar products of so many columns with those of a tile (C, kTile), or of pairs of its rows.
+template <class S, class E = Element<S>, class T = Sum<S>>
+void multiply_channels(const Map<S>& map, int64_t at, int64_t rows, const E* tile, int count, T* out) {
+  for (int64_t c = 0; c < map.channels; c += kTile) {
+    const int64_t depth = elements<E>(std::min<int64_t>(kTile, map.channels - c));
+    const E *columns = map.over_channels + map.offset(c, at), *values = tile + elements<E>(c) * kTile;
+    each_block<T, kProductRows>(rows, count, Multiply<E, true>{columns, 0, values, kTile, depth, out, kTile, c > 0});
+  }
 }
 
 // The largest of each column of a block (rows, kTile), or what is there already.
@@ -91,11 +117,11 @@ void differentiate_rows(const T* weights, int64_t rows, const T* dot, T* grad) {
 }
 
 // out (C, P) = map (C, P) times the weights, for the receivers in `at`, at most a tile.
-template <class T>
-void collect_tile(const Map<T>& map, const T* entries, Range at, Work<T>& work, T* out, T* largest, T* sums) {
+template <class S, class T = Sum<S>>
+void collect_tile(const Map<S>& map, const S* entries, Range at, Work<S>& work, S* out, T* largest, T* sums) {
   const Window& w = map.window;
   const int count = int(at.size());
-  const Range sources = w.reached(at);
+  const Range sources = reached<Element<S>>(w, at);
   const int64_t outside = w.positions() - sources.size();
   T *block = work.block.data(), *tile = work.tile.data();
   w.gather(entries, sources, kTile, at, 1, block);
@@ -108,7 +134,7 @@ void collect_tile(const Map<T>& map, const T* entries, Range at, Work<T>& work, 
   for (int64_t first = 0; first < sources.size(); first += kDepth) {
     const int64_t depth = std::min<int64_t>(kDepth, sources.size() - first);
     if (map.softmax) exponentials_of_columns(block + first * kTile, depth, most, sum);
-    multiply_map(map, sources.begin + first, block + first * kTile, depth, count, tile);
+    multiply_map(map, sources.begin + first, block + first * kTile, depth, count, work, tile);
   }
   if (!map.softmax) return unpack_tile(tile, map.channels, count, out + at.begin, w.positions(), false);
   T* zero = work.numbers.data();  // the weight of a source outside of the window
@@ -119,21 +145,21 @@ void collect_tile(const Map<T>& map, const T* entries, Range at, Work<T>& work, 
   map.outside(sources, work.channels.data());
   for (int64_t c = 0; c < map.channels; ++c)
     for (int j = 0; j < count; ++j)
-      out[c * w.positions() + at.begin + j] = (tile[c * kTile + j] + work.channels[c] * zero[j]) / sum[j];
+      out[c * w.positions() + at.begin + j] = narrow<S>((tile[c * kTile + j] + work.channels[c] * zero[j]) / sum[j]);
   std::copy_n(most, count, largest + at.begin);
   std::copy_n(sum, count, sums + at.begin);
 }
 
 // The gradients of the sources in `at`, at most a tile, from that of the result as `map`.
-template <class T>
-void differentiate_tile(const Map<T>& map, const T* value, const T* entries, Range at, const Softmax<T>& softmax,
-                        Work<T>& work, T* grad_value, T* grad_entries) {
+template <class S, class T = Sum<S>>
+void differentiate_tile(const Map<S>& map, const S* value, const S* entries, Range at, const Softmax<T>& softmax,
+                        Work<S>& work, S* grad_value, S* grad_entries) {
   const Window& w = map.window;
   const int count = int(at.size());
-  const Range receivers = w.reached(at);
-  T *total = work.tile.data(), *own = work.block.data();  // of the gradient and of the value
-  T *weights = work.square.data(), *grad = work.second.data();
-  pack_tile(value + at.begin, w.positions(), map.channels, count, own);
+  const Range receivers = reached<Element<S>>(w, at);
+  T *total = work.tile.data(), *weights = work.square.data(), *grad = work.second.data();
+  pack_tile(value + at.begin, w.positions(), map.channels, count, work.own.data());
+  const auto* own = paired_rows(work.own.data(), map.channels, int64_t(kTile), work.own_pairs.data());
   map.outside(receivers, work.channels.data());
   for (int64_t c = 0; c < map.channels; ++c)
     std::fill_n(total + c * kTile, kTile, map.softmax ? work.channels[c] : T(0));
@@ -146,7 +172,7 @@ void differentiate_tile(const Map<T>& map, const T* value, const T* entries, Ran
       differentiate_rows(weights, some.size(), softmax.dot + t, grad);
     }
     w.scatter(grad, at, 1, some, kTile, grad_entries);
-    multiply_map(map, t, weights, some.size(), count, total);
+    multiply_map(map, t, weights, some.size(), count, work, total);
   }
   unpack_tile(total, map.channels, count, grad_value + at.begin, w.positions(), false);
 }

@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "segops/bfloat16.h"
+
 namespace segops::psa {
 
 constexpr int64_t kAhead =
@@ -56,8 +58,8 @@ struct Window {
   }
 
   // each_run with the range of receivers and that of sources.
-  template <class T>
-  void gather(const T* entries, Range sources, int64_t source_stride, Range receivers, int64_t receiver_stride,
+  template <class S, class T = Sum<S>>
+  void gather(const S* entries, Range sources, int64_t source_stride, Range receivers, int64_t receiver_stride,
               T* tile) const {
     if (!covers()) {
       const bool by_source = source_stride > receiver_stride;
@@ -68,36 +70,36 @@ struct Window {
     }
     walk(sources, source_stride, receivers, receiver_stride,
          [&](int64_t offset, int64_t at, int64_t step, int64_t count) {
-           const T* from = entries + offset;
-           for (int64_t k = 0; k < count; k += 64 / sizeof(T)) __builtin_prefetch(from + kAhead * positions() + k);
-           for (int64_t k = 0; k < count; ++k) tile[at + k * step] = from[k];
+           const S* from = entries + offset;
+           for (int64_t k = 0; k < count; k += 64 / sizeof(S)) __builtin_prefetch(from + kAhead * positions() + k);
+           for (int64_t k = 0; k < count; ++k) tile[at + k * step] = widen(from[k]);
          });
   }
 
   // And back, every entry of a source and a receiver in these ranges.
-  template <class T>
+  template <class S, class T = Sum<S>>
   void scatter(const T* tile, Range sources, int64_t source_stride, Range receivers, int64_t receiver_stride,
-               T* entries) const {
+               S* entries) const {
     walk(sources, source_stride, receivers, receiver_stride,
          [&](int64_t offset, int64_t at, int64_t step, int64_t count) {
-           T* to = entries + offset;
-           for (int64_t k = 0; k < count; ++k) to[k] = tile[at + k * step];
+           S* to = entries + offset;
+           for (int64_t k = 0; k < count; ++k) to[k] = narrow<S>(tile[at + k * step]);
          });
   }
 
   // Zeros in what belongs to no position, in the planes [begin, end).
-  template <class T>
-  void clear_outside(T* entries, int64_t begin, int64_t end) const {
+  template <class S>
+  void clear_outside(S* entries, int64_t begin, int64_t end) const {
     if (compact) return;
     for (int64_t plane = begin; plane < end; ++plane) {
       const auto [top, bottom] = inside(plane / mask_width - mask_height / 2, height);
       const auto [left, right] = inside(plane % mask_width - mask_width / 2, width);
-      T* to = entries + plane * positions();
-      T* at = to + (top < bottom ? top * width + left : positions());
-      std::fill(to, at, T(0));  // in one piece, as all that lies between the insides of two rows
+      S* to = entries + plane * positions();
+      S* at = to + (top < bottom ? top * width + left : positions());
+      std::fill(to, at, S{});  // in one piece, as all that lies between the insides of two rows
       for (int64_t y = top; y < bottom; ++y) {
-        T* next = y + 1 < bottom ? at + width : to + positions();
-        std::fill(at + (right - left), next, T(0));
+        S* next = y + 1 < bottom ? at + width : to + positions();
+        std::fill(at + (right - left), next, S{});
         at = next;
       }
     }

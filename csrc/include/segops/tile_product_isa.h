@@ -189,7 +189,20 @@ inline float narrow_row(const float* row, int count, Pair* out) {
   return total;
 }
 
-// The same rounded to pairs of pixels; the sums are those of what was rounded, so that means and residuals are exact.
+// Eight rows of pairs as columns, [pair][lanes]: `count` pairs, and as many more as make it a multiple of eight.
+SEGOPS_INLINE void transpose_pairs(const Pair* rows, int64_t count, int64_t lanes, Pair* columns) {
+  for (int64_t p = 0; p < count; p += 8) {
+    F8 v[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) __builtin_memcpy(&v[i], rows + i * (kTile / 2) + p, sizeof(F8));
+    transpose(v);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) __builtin_memcpy(columns + (p + i) * lanes, &v[i], sizeof(F8));
+  }
+}
+
+// A tile's rows as columns, rounded to pairs of pixels; the sums are those of what was rounded, so that means and
+// residuals are exact.
 inline void transpose_tile(const float* z, int64_t rows, int count, int64_t lanes, Pair* zt, float* sums) {
   alignas(64) Pair block[8][kTile / 2];
   for (int64_t first = 0; first < lanes; first += 8) {
@@ -198,13 +211,6 @@ inline void transpose_tile(const float* z, int64_t rows, int count, int64_t lane
         sums[k] += narrow_row(z + k * kTile, count, block[k - first]);
       else
         std::fill_n(block[k - first], kTile / 2, Pair{0});
-    for (int p = 0; p < (count + 1) / 2; p += 8) {
-      F8 v[8];
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) __builtin_memcpy(&v[i], &block[i][p], sizeof(F8));
-      transpose(v);
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) __builtin_memcpy(zt + (p + i) * lanes + first, &v[i], sizeof(F8));
-    }
+    transpose_pairs(block[0], elements<Pair>(count), lanes, zt + first);
   }
 }
