@@ -33,7 +33,7 @@ struct Inputs {
   Inputs(const Tensor& x_in, const Tensor& bases_in, const std::string& eps_mode)
       : x(torch::stable::contiguous(x_in)), bases(torch::stable::contiguous(bases_in)), added(eps_mode == "add") {
     require(
-        x.dim() == 3 && bases.dim() == 3 && bases.scalar_type() == sum_type() && x.size(1) == bases.size(1) &&
+        x.dim() == 3 && bases.dim() == 3 && bases.scalar_type() == segops::sum_type(x) && x.size(1) == bases.size(1) &&
             (bases.size(0) == 1 || bases.size(0) == x.size(0)) && x.size(1) > 0 && x.size(2) > 0 && bases.size(2) > 0,
         "em_attention: expected x (N, C, P) and bases (N or 1, C, K) of the dtype of sums, neither empty but for N");
     require(added || eps_mode == "clamp", "em_attention: expected eps_mode 'add' or 'clamp'");
@@ -43,7 +43,6 @@ struct Inputs {
     count = bases.size(2);
   }
 
-  ScalarType sum_type() const { return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float; }
   template <class S>
   segops::em::Image<S> image(segops::Parallel& parallel) const {
     return {channels, pixels, count, added, parallel};
@@ -91,7 +90,7 @@ std::tuple<Tensor, Tensor> em_attention_backward(Tensor grad, Tensor grad_histor
               history.size(3) == in.count && grad_history.sizes().equals(history.sizes()) &&
               norms.size(1) == in.batch && norms.size(2) == 2 && norms.size(3) == in.count,
           "em_attention_backward: expected grad like x, grad_history and history (T, N, C, K), norms (T, N, 2, K)");
-  const auto sums = in.sum_type();
+  const auto sums = segops::sum_type(in.x);
   require(grad.scalar_type() == dtype && grad_history.scalar_type() == sums && history.scalar_type() == sums &&
               norms.scalar_type() == sums,
           "em_attention_backward: expected grad of the dtype of x, and all others of that of sums");

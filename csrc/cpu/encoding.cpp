@@ -35,16 +35,14 @@ struct Inputs {
         scale(torch::stable::contiguous(scale_in)) {
     require(
         x.dim() == 3 && codewords.dim() == 2 && scale.dim() == 1 && codewords.size(1) == x.size(1) &&
-            codewords.size(0) == scale.size(0) && codewords.scalar_type() == sum_type() &&
-            scale.scalar_type() == sum_type() && x.size(1) > 0 && x.size(2) > 0 && scale.size(0) > 0,
+            codewords.size(0) == scale.size(0) && codewords.scalar_type() == segops::sum_type(x) &&
+            scale.scalar_type() == segops::sum_type(x) && x.size(1) > 0 && x.size(2) > 0 && scale.size(0) > 0,
         "encoding: expected x (N, D, P), codewords (K, D) and scale (K) of the dtype of sums, none empty but for N");
     batch = x.size(0);
     channels = x.size(1);
     pixels = x.size(2);
     count = scale.size(0);
   }
-
-  ScalarType sum_type() const { return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float; }
 
   template <class S>
   segops::encoding::Encoder<S> encoder(bool backward, segops::Parallel& parallel) const {

@@ -9,6 +9,7 @@
 
 #include <tuple>
 
+#include "segops/torch_bfloat16.h"
 #include "segops/torch_errors.h"
 #include "segops/torch_parallel.h"
 #include "segops/torch_tensor.h"
@@ -43,9 +44,6 @@ struct Inputs {
   }
 
   int64_t batch() const { return query.size(0); }
-  ScalarType sum_type() const {
-    return query.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  }
 
   template <class S>
   segops::nonlocal::Problem<S> problem(int64_t n) const {
@@ -94,7 +92,7 @@ std::tuple<Tensor, Tensor> nonlocal_attention(Tensor query, Tensor key, Tensor v
   const Inputs in(query, key, value, scale);
   const int64_t channels = in.value.size(1), queries = in.query.size(2);
   Tensor out = fresh(in.query, {in.batch(), channels, queries});
-  Tensor lse = torch::stable::new_empty(in.query, {in.batch(), queries}, in.sum_type());
+  Tensor lse = torch::stable::new_empty(in.query, {in.batch(), queries}, segops::sum_type(in.query));
   in.dispatch([&](auto zero, auto element) {
     using S = decltype(zero);
     using E = decltype(element);
@@ -121,7 +119,7 @@ std::tuple<Tensor, Tensor, Tensor> nonlocal_attention_backward(Tensor grad, Tens
               out.sizes().equals(grad.sizes()) && lse.dim() == 2 && lse.size(0) == in.batch() && lse.size(1) == queries,
           "nonlocal_attention_backward: expected grad and out (N, C, P) and lse (N, P)");
   require(grad.scalar_type() == in.query.scalar_type() && out.scalar_type() == in.query.scalar_type() &&
-              lse.scalar_type() == in.sum_type(),
+              lse.scalar_type() == segops::sum_type(in.query),
           "nonlocal_attention_backward: expected grad and out of the inputs' dtype, and lse of that of the sums");
   Tensor grad_query = fresh_like(in.query), grad_key = fresh_like(in.key), grad_value = fresh_like(in.value);
   in.dispatch([&](auto zero, auto element) {

@@ -46,9 +46,6 @@ struct Inputs {
     require(attention.size(1) == window.planes(), "psa: expected as many channels of attention as the mask has");
   }
 
-  ScalarType sum_type() const {
-    return value.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  }
   int64_t map(int64_t n) const { return n * channels * window.positions(); }
   int64_t entries(int64_t n) const { return n * window.planes() * window.positions(); }
 };
@@ -62,7 +59,7 @@ std::tuple<Tensor, Tensor> psa(Tensor value, Tensor attention, std::string mode,
   }
   const int64_t positions = in.window.positions(), numbers = softmax ? positions : 0;
   Tensor out = fresh(in.value, {in.batch, in.channels, in.window.height, in.window.width});
-  Tensor stats = torch::stable::new_empty(in.value, {in.batch, 2, numbers}, in.sum_type());
+  Tensor stats = torch::stable::new_empty(in.value, {in.batch, 2, numbers}, segops::sum_type(in.value));
   if (in.batch == 0) return {out, stats};
   segops::dispatch_pairs(in.value, "psa", [&](auto zero) {
     using S = decltype(zero);
@@ -88,8 +85,9 @@ std::tuple<Tensor, Tensor> psa_backward(Tensor grad, Tensor value, Tensor attent
   require(grad.sizes().equals(in.value.sizes()) && out.sizes().equals(in.value.sizes()) && stats.dim() == 3 &&
               stats.size(0) == in.batch && stats.size(1) == 2 && stats.size(2) == numbers,
           "psa_backward: expected grad and out like value, stats (N, 2, H W) or, without softmax, (N, 2, 0)");
-  require(grad.scalar_type() == dtype && out.scalar_type() == dtype && stats.scalar_type() == in.sum_type(),
-          "psa_backward: expected tensors of one dtype, and stats of that of sums");
+  require(
+      grad.scalar_type() == dtype && out.scalar_type() == dtype && stats.scalar_type() == segops::sum_type(in.value),
+      "psa_backward: expected tensors of one dtype, and stats of that of sums");
   if (segops::is_widened(value)) {
     const auto [of_value, of_attention] = psa_backward(widened(grad), widened(value), widened(attention), widened(out),
                                                        stats, mode, mask_height, mask_width, compact, softmax);

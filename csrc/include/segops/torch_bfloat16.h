@@ -13,6 +13,11 @@ inline bool is_widened(const Tensor& t) {
   return t.scalar_type() == ScalarType::Half || (t.scalar_type() == ScalarType::BFloat16 && !bfloat16_pairs());
 }
 
+// That of sums: float64 stays, all else is summed in float32.
+inline ScalarType sum_type(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
 inline Tensor widened(const Tensor& t) { return torch::stable::to(t, ScalarType::Float); }
 inline Tensor narrowed(const Tensor& t, const Tensor& like) { return torch::stable::to(t, like.scalar_type()); }
 
