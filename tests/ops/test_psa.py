@@ -165,6 +165,12 @@ def test_not_a_number_in_rows_that_no_mask_reaches_multiplies_nothing(width, dty
         assert function(value, masks, 3, softmax=False)[..., :20, :].isfinite().all()
 
 
+def test_attention_of_another_dtype_is_not_rounded():
+    value, masks = torch.randn(1, 3, 5, 6).bfloat16(), torch.randn(1, 9 * 11, 5, 6)
+    for function in FUNCTIONS.values():
+        assert torch.equal(function(value, masks), function(value.float(), masks).bfloat16())
+
+
 def test_any_layout_and_no_image():
     value, masks = torch.randn(2, 3, 5, 6), torch.randn(2, 15, 5, 6)
     last = torch.channels_last
