@@ -18,7 +18,7 @@ from typing import Any
 
 import memory
 import torch
-from bench_types import Inputs, Refused, moved
+from bench_types import Inputs, Refused, dtype_of, moved
 from machine import copy_bandwidth, matrix_rate
 from plan import Row, preferring
 from registry import SWEEPS, Workload, error, tensors
@@ -126,7 +126,7 @@ def floor(workload: Workload, inputs: Inputs, device: str, count: int) -> dict[s
     facts: dict[str, Any] = {"bytes": bytes_moved, "floor_by": "memory"}
     if workload.operations is not None:
         facts["operations"] = workload.operations(inputs)
-        dtype = next(x.dtype for x in inputs.values() if isinstance(x, Tensor) and x.is_floating_point())
+        dtype = dtype_of(inputs)
         tf32 = workload.tf32 and device == "cuda" and torch.backends.cudnn.allow_tf32 and dtype == torch.float32
         facts["rate"] = "tf32" if tf32 else str(dtype).removeprefix("torch.")
         rate = matrix_rate(device, count, facts["rate"])
@@ -144,10 +144,11 @@ def gate(row: Row, inputs: Inputs, expected: list[Tensor]) -> tuple[Call, float,
     result = run()
     first = time.perf_counter() - start
     off = error(row.workload.comparable(inputs, result), expected)
+    allowed = row.provider.allowed(inputs)
     facts = {
         "error": off if math.isfinite(off) else str(off),  # JSON has no infinity
-        "tolerance": row.provider.tolerance,
-        "status": "ok" if off <= row.provider.tolerance else "wrong",
+        "tolerance": allowed,
+        "status": "ok" if off <= allowed else "wrong",
         "results_mib": sum(nbytes(torch.as_tensor(x)) for x in tensors(result)) / memory.MIB,
     }
     return run, first, facts

@@ -158,17 +158,17 @@ SWEEPS = tuple(
 )
 
 PROVIDERS = (
-    Provider("segops", OP, provider(fast), tolerance=1e-2),  # of bfloat16
-    Provider("published", OP, provider(published), tolerance=1e-2),
-    Provider("einsums", OP, provider(einsums), tolerance=1e-2, slow_on=("97x97",)),  # the same as published
-    Provider("compiled", OP, lambda inputs: provider(torch.compile(published))(inputs), tolerance=1e-2),
+    Provider("segops", OP, provider(fast)),
+    Provider("published", OP, provider(published)),
+    Provider("einsums", OP, provider(einsums), slow_on=("97x97",)),  # the same as published
+    Provider("compiled", OP, lambda inputs: provider(torch.compile(published))(inputs)),
     # The same as sdpa_math, which is no slower.
-    Provider("scaled_dot_product", OP, provider(scaled_dot_product), tolerance=1e-2, slow_on=("97x97",)),
-    Provider("sdpa_math", OP, sdpa(SDPBackend.MATH), tolerance=1e-2),
-    Provider("sdpa_flash", OP, sdpa(SDPBackend.FLASH_ATTENTION), tolerance=1e-2),
-    Provider("sdpa_efficient", OP, sdpa(SDPBackend.EFFICIENT_ATTENTION), tolerance=1e-2, gpu_only=True),
-    Provider("sdpa_cudnn", OP, sdpa(SDPBackend.CUDNN_ATTENTION), tolerance=1e-2, gpu_only=True),
-    Provider("mmcv", OP, provider(mmcv), needs="mmcv", tolerance=1e-2),
+    Provider("scaled_dot_product", OP, provider(scaled_dot_product), slow_on=("97x97",)),
+    Provider("sdpa_math", OP, sdpa(SDPBackend.MATH)),
+    Provider("sdpa_flash", OP, sdpa(SDPBackend.FLASH_ATTENTION)),
+    Provider("sdpa_efficient", OP, sdpa(SDPBackend.EFFICIENT_ATTENTION), gpu_only=True),
+    Provider("sdpa_cudnn", OP, sdpa(SDPBackend.CUDNN_ATTENTION), gpu_only=True),
+    Provider("mmcv", OP, provider(mmcv), needs="mmcv"),
     Provider("segops", DOT, provider(fast)),
     Provider("published", DOT, provider(published)),
     Provider("compiled", DOT, lambda inputs: provider(torch.compile(published))(inputs)),

@@ -213,9 +213,8 @@ WORKLOADS = (
     ),
 )
 
-TOLERANCE = 1e-2  # of bfloat16
 PROVIDERS = tuple(
-    Provider(name, f"psa_{mode}", provider(make), tolerance=TOLERANCE, slow_on=slow_on)
+    Provider(name, f"psa_{mode}", provider(make), slow_on=slow_on)
     for mode, function in FUNCTIONS.items()
     for name, make, slow_on in (
         ("segops", lambda height, width, function=function: function, ()),

@@ -6,8 +6,8 @@
 // large as a map is copied. Of the weights only those of the lot exist at a time. The backward makes them anew: with
 // the paper's widths that is a seventh of its products, and they would have to be kept for every pixel.
 //
-// bfloat16 is widened as it is copied. Where the processor multiplies pairs of it, arrays, weights and their gradients
-// are rounded to it before they are multiplied; all sums are float.
+// Where the processor multiplies pairs of bfloat16, maps of it are copied as they are, weights and their gradients are
+// rounded to it before they are multiplied, and all sums are float.
 #pragma once
 
 #include <algorithm>

@@ -2,11 +2,27 @@
 // explains Problem and Lot. Arrays of a lot lie as (groups, rows, padded members).
 #include "segops/line_product_isa.h"
 
-// From the map to an array, or back where M is not const.
+// Eight numbers from where they are copied; those of bfloat16 that stay what they are, as bits.
+template <class To, class T>
+SEGOPS_INLINE auto load_moved(const T* p) {
+  if constexpr (std::is_same_v<T, Bfloat16> && std::is_same_v<To, Bfloat16>)
+    return (F8)load_bits(p);
+  else
+    return load_numbers(p);
+}
+template <class From, class T, class V>
+SEGOPS_INLINE void store_moved(T* p, V x) {
+  if constexpr (std::is_same_v<T, Bfloat16> && std::is_same_v<From, Bfloat16>)
+    store_bits(p, (U8)x);
+  else
+    store_numbers(p, x);
+}
+
+// From the map to an array of the same type, or back, where M is not const, from an array of sums.
 template <class M, class A>
 void move_one(M& in_map, A& in_array) {
   if constexpr (std::is_const_v<M>)
-    in_array = widen(in_map);
+    in_array = in_map;
   else
     in_map = narrow<M>(in_array);
 }
@@ -14,7 +30,7 @@ void move_one(M& in_map, A& in_array) {
 template <class M, class A>
 void move_vector(M* in_map, A* in_array) {
   if constexpr (std::is_const_v<M>)
-    store(in_array, load_numbers(in_map));
+    store_moved<A>(in_array, load_moved<A>(in_map));
   else
     store_numbers(in_map, load_numbers(in_array));
 }
@@ -22,16 +38,16 @@ void move_vector(M* in_map, A* in_array) {
 // Eight members of eight groups lie the other way round in the map.
 template <class M, class A>
 void move_tile(M* map, int64_t step, A* array, const int64_t* arrays) {
-  Eight<std::remove_const_t<A>> v[8];
+  Eight<Sum<std::remove_const_t<A>>> v[8];
   for (int i = 0; i < 8; ++i)
     if constexpr (std::is_const_v<M>)
-      v[i] = load_numbers(map + i * step);
+      v[i] = load_moved<A>(map + i * step);
     else
       v[i] = load_numbers(array + arrays[i]);
   transpose(v);
   for (int i = 0; i < 8; ++i) {
     if constexpr (std::is_const_v<M>)
-      store(array + arrays[i], v[i]);
+      store_moved<A>(array + arrays[i], v[i]);
     else
       store_numbers(map + i * step, v[i]);
   }
@@ -94,32 +110,21 @@ void transpose_square(const T* from, int64_t padded, int64_t pitch, T* to) {
     for (int64_t j = 0; j < padded; j += 8) transpose_tile(from + i * pitch + j, pitch, to + j * pitch + i, pitch);
 }
 
-// Chunks of channels (groups, channels, members): numbers, and pairs of them as products read them that sum over
-// channels or over members.
+// Chunks of channels (groups, channels, members) as products read them that sum over members, and where these are
+// pairs, as others read them that sum over channels.
 template <class S>
 struct Chunks {
-  Buffer<Sum<S>> numbers;
-  Buffer<Element<S>> by_channels, by_members;
+  Buffer<S> members;
+  Buffer<Element<S>> pairs;
 };
 
-// Weights and the like (groups, members, members): numbers, and as products read them that sum over their rows.
+// Weights and the like (groups, members, members): numbers, and where products that sum over their rows read pairs,
+// these.
 template <class E>
 struct Squares {
   Buffer<Total<E>> numbers;
-  Buffer<E> rows;
+  Buffer<E> pairs;
 };
-
-// A row's members rounded to pairs; where they are odd, the last one's partner is 0.
-inline void narrow_members(const float* x, int64_t members, Pair* to) {
-  int64_t i = 0;
-  for (; i + 8 <= members; i += 8) {
-    const U8 bits = bfloat16_bits(load<F8>(x + i));
-    store_bits(reinterpret_cast<Bfloat16*>(to) + i, bits);
-  }
-  for (; i < members; i += 2)
-    to[i / 2].bits = narrow<Bfloat16>(x[i]).bits | uint32_t(i + 1 < members ? narrow<Bfloat16>(x[i + 1]).bits : 0)
-                                                       << 16;
-}
 
 // A thread's share, with arrays for the groups of a lot. What is behind the last member is multiplied too, but never
 // moved to the map.
@@ -132,9 +137,8 @@ struct Thread {
   const Problem<S>& p;
   const int64_t padded = p.padded(), pitch = p.pitch(), area = p.area(), square = p.square(), plane = p.pixels();
 
-  Chunks<S> chunks() const {
-    return {zeros<T>(area), zeros<E>(K == 2 ? area / 2 : 0), zeros<E>(K == 2 ? area / 2 : 0)};
-  }
+  Chunks<S> chunks() const { return {zeros<S>(area), zeros<E>(K == 2 ? area / 2 : 0)}; }
+  Buffer<T> sums() const { return zeros<T>(area); }
   Squares<E> squares() const { return {zeros<T>(square), zeros<E>(K == 2 ? square / 2 : 0)}; }
   template <class X>
   Buffer<X> zeros(int64_t size) const {
@@ -144,35 +148,31 @@ struct Thread {
   }
 
   void gather(const S* map, int64_t first_plane, const Lot& lot, int64_t channels, Chunks<S>& to) const {
-    move(map + first_plane * plane, plane, lot, channels, to.numbers.data(), pitch);
+    move(map + first_plane * plane, plane, lot, channels, to.members.data(), pitch);
     if constexpr (K == 2)
       for (int64_t g = 0; g < lot.groups(); ++g) {
-        const T* from = to.numbers.data() + g * area;
-        paired_rows(from, channels, pitch, to.by_channels.data() + g * area / 2);
-        for (int64_t c = 0; c < channels; ++c)
-          narrow_members(from + c * pitch, lot.members[g], to.by_members.data() + g * area / 2 + c * pitch / 2);
+        S* group = to.members.data() + g * area;
+        for (int64_t c = 0; lot.members[g] % 2 && c < channels; ++c) group[c * pitch + lot.members[g]] = {};
+        paired_rows(group, channels, pitch, to.pairs.data() + g * area / 2);
       }
   }
-  void scatter(const Chunks<S>& from, const Lot& lot, int64_t channels, S* map, int64_t first_plane) const {
-    move(map + first_plane * plane, plane, lot, channels, from.numbers.data(), pitch);
+  void scatter(const Buffer<T>& from, const Lot& lot, int64_t channels, S* map, int64_t first_plane) const {
+    move(map + first_plane * plane, plane, lot, channels, from.data(), pitch);
   }
 
   // A group as products read it.
   const E* by_channels(const Chunks<S>& x, int64_t g) const {
     if constexpr (K == 2)
-      return x.by_channels.data() + g * area / 2;
+      return x.pairs.data() + g * area / 2;
     else
-      return x.numbers.data() + g * area;
+      return x.members.data() + g * area;
   }
   const E* by_members(const Chunks<S>& x, int64_t g) const {
-    if constexpr (K == 2)
-      return x.by_members.data() + g * area / 2;
-    else
-      return by_channels(x, g);
+    return reinterpret_cast<const E*>(x.members.data() + g * area);
   }
   E* rows(Squares<E>& x, int64_t g) const {
     if constexpr (K == 2)
-      return x.rows.data() + g * square / 2;
+      return x.pairs.data() + g * square / 2;
     else
       return x.numbers.data() + g * square;
   }
@@ -195,10 +195,10 @@ struct Thread {
   }
 
   // to (channels, columns) = a (channels, rows) times weights (rows, columns), packed.
-  void combine(const Chunks<S>& a, Squares<E>& weights, const Lot& lot, int64_t channels, Chunks<S>& to) const {
+  void combine(const Chunks<S>& a, Squares<E>& weights, const Lot& lot, int64_t channels, Buffer<T>& to) const {
     for (int64_t g = 0; g < lot.groups(); ++g)
       multiply<false>(Matrix<E>{by_members(a, g), pitch / K, 1}, rows(weights, g), channels,
-                      elements<E>(lot.members[g]), padded, pitch, to.numbers.data() + g * area);
+                      elements<E>(lot.members[g]), padded, pitch, to.data() + g * area);
   }
 
   // The weights (keys, queries) of a lot.
@@ -219,7 +219,8 @@ void attend(const Problem<S>& p, int64_t begin, int64_t end) {
   const Thread<S> thread{p};
   auto query = thread.chunks(), key = thread.chunks();
   auto weights = thread.squares();
-  auto &value = key, &part = query;  // free once there are weights
+  auto part = thread.sums();
+  auto& value = key;  // free once there are weights
   each_lot(p, begin, end, [&](int64_t image, const Lot& lot) {
     thread.attend(image, lot, query, key, weights);
     thread.pack(weights, lot);
@@ -235,7 +236,8 @@ void attend(const Problem<S>& p, int64_t begin, int64_t end) {
 template <class S>
 void differentiate(const Problem<S>& p, int64_t begin, int64_t end) {
   const Thread<S> thread{p};
-  auto query = thread.chunks(), key = thread.chunks(), part = thread.chunks();
+  auto query = thread.chunks(), key = thread.chunks();
+  auto part = thread.sums();
   auto weights = thread.squares(), transposed = thread.squares(), steps = thread.squares();
   auto &value = key, &grad = query;
   const auto transpose_all = [&](const auto& from, const Lot& lot) {
