@@ -25,7 +25,38 @@ void gather(const T* from, int64_t plane, const Lines& l, int64_t lines, int64_t
   }
 }
 
-// Two channels of bfloat16 at a time: they are transposed as pairs.
+// Two channels of bfloat16, or the last one alone, whose partners are then 0.
+struct Channels {
+  const Bfloat16 *first, *second;
+  bool two;
+
+  uint32_t mask() const { return two ? ~uint32_t(0) : 0; }
+  uint32_t bits(int64_t at) const { return first[at].bits | (uint32_t(second[at].bits) << 16 & mask()); }
+};
+
+// They are transposed as pairs: eight positions, `step` apart, of eight lines side by side.
+SEGOPS_INLINE void load_pairs(const Channels& x, int64_t at, int64_t step, F8* v) {
+  for (int64_t k = 0; k < 8; ++k, at += step)
+    v[k] = (F8)(load_bits(x.first + at) | (load_bits(x.second + at) << 16 & x.mask()));
+  transpose(v);
+}
+
+// The positions of a line from `begin` on, and its padding, as pairs of channels and as the numbers of each.
+template <bool kPairs, bool kNumbers>
+void gather_line(const Channels& x, int64_t at, int64_t step, int64_t begin, const Lines& l, Pair* pairs,
+                 Bfloat16* numbers) {
+  const int64_t padded = l.padded();
+  if constexpr (kPairs) {
+    for (int64_t j = begin; j < l.length; ++j) pairs[j].bits = x.bits(at + j * step);
+    for (int64_t j = l.length; j < padded; ++j) pairs[j].bits = 0;
+  }
+  for (int i = 0; kNumbers && i < 1 + x.two; ++i, numbers += padded) {
+    const Bfloat16* from = (i ? x.second : x.first) + at;
+    for (int64_t j = begin; j < l.length; ++j) numbers[j] = from[j * step];
+    for (int64_t j = l.length; j < padded; ++j) numbers[j].bits = 0;
+  }
+}
+
 template <bool kColumns, int kWays>
 void gather(const Bfloat16* from, int64_t plane, const Lines& l, int64_t lines, int64_t channels,
             Gathered<Bfloat16, kWays>& out) {
@@ -34,45 +65,27 @@ void gather(const Bfloat16* from, int64_t plane, const Lines& l, int64_t lines, 
   const int64_t whole = kColumns ? l.length / 8 * 8 : 0, eights = kColumns ? lines / 8 * 8 : 0;
   for (int64_t c = 0; c < channels; c += 2, from += 2 * plane) {
     const bool two = c + 1 < channels;
-    const Bfloat16* second = two ? from + plane : from;
-    const uint32_t mask = two ? ~uint32_t(0) : 0;
+    const Channels x{from, two ? from + plane : from, two};
     const auto pairs = [&](int64_t line) { return out.by_channels(line, channels) + c / 2 * padded; };
     const auto numbers = [&](int64_t line) { return out.by_positions(line, channels) + c * padded; };
     for (int64_t i = 0; i < whole; i += 8) {
-      if (c + 2 < channels)
+      if (c + 3 < channels)  // the processor does not foresee where the next channels lie
         for (int64_t j = i; j < i + 8; ++j)
           for (int64_t p = 2; p < 4; ++p) __builtin_prefetch(from + p * plane + j * step);
       for (int64_t line = 0; line < eights; line += 8) {
         F8 v[8];
-        for (int k = 0; k < 8; ++k) {
-          const int64_t at = (i + k) * step + line;
-          v[k] = (F8)(load_bits(from + at) | (load_bits(second + at) << 16 & mask));
-        }
-        transpose(v);
-        for (int k = 0; k < 8; ++k) {
+        load_pairs(x, i * step + line, step, v);
+        for (int64_t k = 0; k < 8; ++k) {
           if constexpr (Out::kHasChannels) __builtin_memcpy(pairs(line + k) + i, &v[k], sizeof(F8));
-          if constexpr (Out::kHasPositions) {
-            store_bits(numbers(line + k) + i, (U8)v[k]);
-            if (two) store_bits(numbers(line + k) + padded + i, (U8)v[k] >> 16);
-          }
+          if constexpr (!Out::kHasPositions) continue;
+          store_bits(numbers(line + k) + i, (U8)v[k]);
+          if (two) store_bits(numbers(line + k) + padded + i, (U8)v[k] >> 16);
         }
       }
     }
-    for (int64_t line = 0; line < lines; ++line) {
-      const int64_t begin = line < eights ? whole : 0, at = line * l.apart;
-      if constexpr (Out::kHasChannels) {
-        Pair* to = pairs(line);
-        for (int64_t j = begin; j < l.length; ++j)
-          to[j].bits = from[at + j * step].bits | (uint32_t(second[at + j * step].bits) << 16 & mask);
-        for (int64_t j = l.length; j < padded; ++j) to[j].bits = 0;
-      }
-      if constexpr (Out::kHasPositions)
-        for (int i = 0; i < 1 + two; ++i) {
-          Bfloat16* to = numbers(line) + i * padded;
-          for (int64_t j = begin; j < l.length; ++j) to[j] = (i ? second : from)[at + j * step];
-          for (int64_t j = l.length; j < padded; ++j) to[j].bits = 0;
-        }
-    }
+    for (int64_t line = 0; line < lines; ++line)
+      gather_line<Out::kHasChannels, Out::kHasPositions>(x, line * l.apart, step, line < eights ? whole : 0, l,
+                                                         pairs(line), numbers(line));
   }
 }
 
