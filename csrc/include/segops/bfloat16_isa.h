@@ -135,13 +135,11 @@ const T* paired_rows(const T* x, int64_t, int64_t, T*) {
 }
 inline const Pair* paired_rows(const Bfloat16* x, int64_t rows, int64_t columns, Pair* room) {
   Pair* to = room;
-  for (int64_t r = 0; r < rows; r += 2, x += 2 * columns, to += columns) {
-    const Bfloat16* second = r + 1 < rows ? x + columns : nullptr;
-    if (second)
-      for (int64_t i = 0; i < columns; ++i) to[i].bits = x[i].bits | uint32_t(second[i].bits) << 16;
+  for (int64_t r = 0; r < rows; r += 2, x += 2 * columns, to += columns)
+    if (r + 1 < rows)
+      join(x, x + columns, columns, to);
     else
       for (int64_t i = 0; i < columns; ++i) to[i].bits = x[i].bits;
-  }
   return room;
 }
 inline const Pair* paired_rows(const float* x, int64_t rows, int64_t columns, Pair* room) {
