@@ -147,8 +147,13 @@ def kernel(name: str, backend: str, device: str, dtype: torch.dtype | None = Non
 
 def run(name: str, device: str, *args: Any) -> Any:
     """What the dispatcher calls where the choice is Python's."""
-    dtype = dtype_of(args)
-    return launch(kernel(name, select(name, device, dtype), device, dtype), device, args)
+    return launch(_choice(name, forced(), device, dtype_of(args)), device, args)
+
+
+@functools.cache
+def _choice(name: str, forced: str | None, device: str, dtype: torch.dtype | None) -> Callable[..., Any]:
+    """Looked up once: small kernels take no longer than the search for them."""
+    return kernel(name, forced or select(name, device, dtype), device, dtype)
 
 
 def launch(function: Callable[..., Any], device: str, args: tuple) -> Any:
