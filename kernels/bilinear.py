@@ -10,6 +10,9 @@ import triton.language as tl
 from torch import Tensor
 
 
+BLOCK = 256  # positions of a program
+
+
 class Axis(NamedTuple):
     """Rows, or columns: position i is (1 - fraction[i]) of cell[i] and fraction[i] of the next cell."""
 
@@ -17,16 +20,27 @@ class Axis(NamedTuple):
     fraction: Tensor
 
 
-def axis(cells: int, size: int, align_corners: bool, like: Tensor) -> Axis:
-    """Made on the device, so that nothing waits for the host."""
-    i = torch.arange(size, dtype=torch.float64, device=like.device)
-    if align_corners:
-        at = i * ((cells - 1) / (size - 1) if size > 1 else 0.0)
+@triton.jit
+def axis_kernel(cell, fraction, cells, size, ALIGN: tl.constexpr, BLOCK: tl.constexpr):
+    """An `Axis` of ``size`` positions. Integers are added to ``zero``, since Triton makes constants of those that are 1."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    zero = tl.zeros([BLOCK], tl.float64)
+    last = zero + (cells - 1)
+    if ALIGN:
+        at = (zero + i) * (last / tl.maximum(zero + (size - 1), 1.0))
     else:
-        at = ((i + 0.5) * (cells / size) - 0.5).clamp(min=0)
-    cell = at.floor().clamp(max=cells - 1)
-    fraction = torch.where(cell == cells - 1, 0, at - cell)
-    return Axis(cell.int(), fraction.to(like.dtype))
+        at = tl.maximum((zero + i + 0.5) * ((zero + cells) / (zero + size)) - 0.5, 0.0)
+    low = tl.minimum(tl.floor(at), last)
+    tl.store(cell + i, low.to(tl.int32), mask=i < size)
+    tl.store(fraction + i, tl.where(low == last, 0.0, at - low).to(fraction.dtype.element_ty), mask=i < size)
+
+
+def axis(cells: int, size: int, align_corners: bool, like: Tensor) -> Axis:
+    """Made on the device, so that nothing waits for the host; in float64, as large maps need it."""
+    cell, fraction = like.new_empty(size, dtype=torch.int32), like.new_empty(size)
+    if size:
+        axis_kernel[triton.cdiv(size, BLOCK),](cell, fraction, cells, size, ALIGN=align_corners, BLOCK=BLOCK)
+    return Axis(cell, fraction)
 
 
 def first_positions(cell: Tensor, cells: int) -> Tensor:
@@ -69,3 +83,12 @@ def pixels_of(
     step_down, step_right = tl.where(i + 1 < rows, stride_h, 0), tl.where(j + 1 < columns, stride_w, 0)
     down, right = tl.load(row_fraction + y), tl.load(column_fraction + x, mask=inside, other=0.0)
     return line // height, line * width + x, inside, i * stride_h + j * stride_w, step_down, step_right, down, right
+
+
+AOT = [
+    (
+        axis_kernel,
+        {"cell": "*i32", "fraction": "*T"},
+        [{"ALIGN": align, "BLOCK": BLOCK} for align in (False, True)],
+    )
+]
