@@ -8,6 +8,7 @@ beside what Triton has compiled. Sizes count by their next power of two, so that
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -32,9 +33,12 @@ def variants(first: Constants, *changes: Constants) -> list[Constants]:
     return [first, *(c for change in changes if (c := {**first, **change}) != first)]
 
 
+name_of = functools.cache(torch.cuda.get_device_name)  # each launch asks
+
+
 def machine(x: Tensor) -> str | None:
     """The name of the GPU that x is on; the interpreter's tensors are on none."""
-    return torch.cuda.get_device_name(x.device) if x.is_cuda else None
+    return name_of(x.device) if x.is_cuda else None
 
 
 def enabled() -> bool:
