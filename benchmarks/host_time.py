@@ -1,9 +1,9 @@
 """python benchmarks/host_time.py [OP,OP...]: the host's share of a call of a GPU operator, measured without a GPU.
 
-Small problems on a GPU take as long as the host needs to launch them. Here Triton compiles for an H100 and a stub in
-place of its driver launches nothing, so that what is left of a call is the dispatcher, Python, and torch's own operators
-on a few elements. What the driver would take, a few microseconds a launch, is not in it. Beside it stands the same for
-the plain PyTorch reference.
+Small problems on a GPU take as long as the host needs to launch them. Here Triton compiles for an H100, and a stub in
+place of its driver launches nothing. What is left of a call is the dispatcher, Python, and torch's own operators on a
+few elements; what the driver would take, a few microseconds a launch, is not in it. Beside it stands the same for the
+plain PyTorch reference.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-
 BLOCK = 256  # positions of a program
 
 
@@ -22,9 +21,9 @@ class Axis(NamedTuple):
 
 @triton.jit
 def axis_kernel(cell, fraction, cells, size, ALIGN: tl.constexpr, BLOCK: tl.constexpr):
-    """An `Axis` of ``size`` positions. Integers are added to ``zero``, since Triton makes constants of those that are 1."""
+    """An `Axis` of ``size`` positions."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    zero = tl.zeros([BLOCK], tl.float64)
+    zero = tl.zeros([BLOCK], tl.float64)  # makes tensors of integers, of which Triton makes constants where they are 1
     last = zero + (cells - 1)
     if ALIGN:
         at = (zero + i) * (last / tl.maximum(zero + (size - 1), 1.0))

@@ -131,9 +131,7 @@ def pyramid_pool_backward(grad: Tensor, height: int, width: int, rows: list[int]
     if out.numel():
         grid = (n * channels, triton.cdiv(height, sizes["HEIGHT"]), triton.cdiv(width, sizes["WIDTH"]))
         pyramid = {"ROWS": tuple(rows), "COLUMNS": tuple(columns)}
-        spread_kernel[grid](
-            grad.contiguous(), out, height, width, sum(rows), sum(columns), bins, **pyramid, **sizes
-        )
+        spread_kernel[grid](grad.contiguous(), out, height, width, sum(rows), sum(columns), bins, **pyramid, **sizes)
     return out
 
 

@@ -62,13 +62,15 @@ def loss_kernel(
 
 @triton.jit
 def cells_kernel(
-    input, target, lse, slope, own, share, weight, row_first, row_fraction, column_first, column_fraction, out,
-    width, height, rows, columns, blocks, channels, stride_n, stride_c, stride_h, stride_w,
-    SMOOTH: tl.constexpr, CHANNELS: tl.constexpr, CELLS: tl.constexpr,
+    grad, input, target, lse, weight, row_first, row_fraction, column_first, column_fraction, out,
+    width, height, rows, columns, blocks, channels, stride_n, stride_c, stride_h, stride_w, ignore,
+    IGNORE: tl.constexpr, WEIGHTED: tl.constexpr, SMOOTHING: tl.constexpr, SHARE: tl.constexpr,
+    CHANNELS: tl.constexpr, CELLS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of a block of cells of a row, out (N, C, rows, columns).
 
-    By the logit of class c a pixel's is slope * p_c - share * weight_c, less its ``own`` for its label.
+    By the logit of class c a pixel's is (own + share * sum of weights) * p_c - share * weight_c, less ``own`` for its
+    label; ``own`` is grad * (1 - SMOOTHING) * weight of the label, ``share`` grad * SHARE.
     """
     program = tl.program_id(0).to(tl.int64)
     item, i = program // blocks // rows, program // blocks % rows
@@ -77,6 +79,7 @@ def cells_kernel(
     here = (c < channels)[:, None] & (j < columns)[None, :]
     real = input.dtype.element_ty
     total, shares = tl.zeros([CHANNELS, CELLS], real), tl.zeros([CELLS], real)
+    sum_of_weights = tl.load(weight + channels)
     input += item * stride_n + c[:, None].to(tl.int64) * stride_c
     for below in tl.static_range(2):  # the squares above the cells, then those below
         upper = i - 1 + below
@@ -104,17 +107,26 @@ def cells_kernel(
                     pixel = (item * height + y) * width + x
                     on = x < end
                     across = tl.load(column_fraction + x, mask=on, other=0.0)
-                    factor = tl.load(slope + pixel, mask=on, other=0.0)
+                    label = tl.load(target + pixel, mask=on, other=0)
+                    if IGNORE:
+                        on = on & (label != ignore)
+                    own = tl.load(grad + pixel, mask=on, other=0.0)
+                    share = own * SHARE
+                    own *= 1 - SMOOTHING
+                    if WEIGHTED:
+                        own *= tl.load(weight + label, mask=on, other=0.0)
+                    slope = own
+                    if SMOOTHING > 0:
+                        slope += share * sum_of_weights
                     reaches = vertical * blend(across, 1 - across, after)
                     logit = blend(left, right, across[None, :])
                     e = tl.exp(logit - tl.load(lse + pixel, mask=on, other=0.0)[None, :])
-                    g = tl.where((factor != 0)[None, :], factor[None, :] * e, 0.0)
-                    mine = c[:, None] == tl.load(target + pixel, mask=on, other=-1)[None, :]
-                    g -= tl.where(mine, tl.load(own + pixel, mask=on, other=0.0)[None, :], 0.0)
+                    g = tl.where((slope != 0)[None, :], slope[None, :] * e, 0.0)
+                    g -= tl.where(c[:, None] == label[None, :], own[None, :], 0.0)
                     total += reaches[None, :] * g
-                    if SMOOTH:
-                        shares += reaches * tl.load(share + pixel, mask=on, other=0.0)
-    if SMOOTH:
+                    if SMOOTHING > 0:
+                        shares += reaches * share
+    if SMOOTHING > 0:
         total -= tl.load(weight + c, mask=c < channels, other=0.0)[:, None] * shares[None, :]
     place = ((item * channels + c[:, None]) * rows + i) * columns + j[None, :]
     tl.store(out + place, total, mask=here)
@@ -153,7 +165,7 @@ def upsample_cross_entropy(
 
 def tile(dtype: torch.dtype, channels: int) -> dict[str, int]:
     """Cells and channels of a program, backward."""
-    most = 8 if dtype == torch.float64 else 16
+    most = 4 if dtype == torch.float64 else 16
     return {"CHANNELS": min(most, triton.next_power_of_2(channels)), "CELLS": 32, "num_warps": 4}
 
 
@@ -172,29 +184,22 @@ def upsample_cross_entropy_backward(
     out = input.new_empty(input.shape)
     if not out.numel():
         return out
-    weight, grad, target = weights(class_weight, input), grad.contiguous(), target.contiguous()
-    if ignore_index is not None:
-        valid = target != ignore_index
-        grad, target = grad.where(valid, 0), target.where(valid, 0)
-    own = grad * ((1 - smoothing) * weight[target])
-    share = grad * (smoothing / channels)
-    slope = own + share * weight[-1]
     row, column = axis(rows, height, align_corners, input), axis(columns, width, align_corners, input)
     firsts = first_positions(row.cell, rows), first_positions(column.cell, columns)
     sizes = tile(input.dtype, channels)
     blocks = triton.cdiv(columns, sizes["CELLS"])
     cells_kernel[(n * rows * blocks, triton.cdiv(channels, sizes["CHANNELS"]))](
-        input, target, lse.contiguous(), slope, own, share, weight, firsts[0], row.fraction, firsts[1],
-        column.fraction, out, width, height, rows, columns, blocks, channels, *input.stride(),
-        SMOOTH=smoothing > 0, **sizes,
+        grad.contiguous(), input, target.contiguous(), lse.contiguous(), weights(class_weight, input), firsts[0],
+        row.fraction, firsts[1], column.fraction, out, width, height, rows, columns, blocks, channels,
+        *input.stride(), ignore_index or 0, IGNORE=ignore_index is not None, WEIGHTED=class_weight is not None,
+        SMOOTHING=smoothing, SHARE=smoothing / channels, **sizes,
     )  # fmt: skip
     return out
 
 
 _TABLES = {
     **dict.fromkeys(("row_cell", "column_cell", "row_first", "column_first", "wrong"), "*i32"),
-    **dict.fromkeys(("row_fraction", "column_fraction", "input", "weight", "loss", "lse", "slope", "own"), "*T"),
-    **dict.fromkeys(("share", "out"), "*T"),
+    **dict.fromkeys(("row_fraction", "column_fraction", "input", "weight", "loss", "lse", "grad", "out"), "*T"),
     "target": "*i64",
     "ignore": "i64",
 }
@@ -204,7 +209,10 @@ AOT = [
         (
             cells_kernel,
             {name: kind.replace("T", number) for name, kind in _TABLES.items()},
-            [{"SMOOTH": smooth, **tile(dtype, 150)} for smooth in (False, True)],
+            [
+                {"IGNORE": True, "WEIGHTED": s > 0, "SMOOTHING": s, "SHARE": s / 150, **tile(dtype, 150)}
+                for s in (0.0, 0.1)
+            ],
         )
         for number, dtype in (("fp32", torch.float32), ("fp64", torch.float64))
     ),

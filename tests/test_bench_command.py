@@ -76,3 +76,14 @@ def test_the_gpu_script_goes_on_after_a_step_that_fails(tmp_path, device, status
     assert log == done.stdout
     if device == "0":
         assert "tests on the GPU: 3 after" in log and f"-m segops bench --device cuda --json {out}/gpu.json" in log
+
+
+def test_the_hosts_share_of_a_gpu_call_is_measured_without_one():
+    pytest.importorskip("triton")
+    environment = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "SEGOPS_BACKEND")}
+    command = [sys.executable, "benchmarks/host_time.py", "pyramid_pool"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    (row,) = (line for line in done.stdout.splitlines() if "pyramid_pool" in line)
+    _, launches, forward, reference, both_launches, both, _ = (cell.strip() for cell in row.strip("│").split("│"))
+    assert (launches, both_launches) == ("1", "2")
+    assert 0 < int(forward) < int(both) and int(reference) > 0
