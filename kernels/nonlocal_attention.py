@@ -23,44 +23,13 @@ from collections.abc import Iterator
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.channels_last import last, load_tile, scalar_products, store_tile
 from segops.kernels.tile_product import add_product
 from torch import Tensor
 
 from segops.kernels import tuning
 
 LOWEST = tl.constexpr(-3e38)
-
-
-@triton.jit
-def load_tile(x, i, c, length, stride):
-    """Positions i of x (length, stride) in channels c, zeros outside; transposed where c is the column."""
-    return tl.load(x + i.to(tl.int64) * stride + c, mask=(i < length) & (c < stride), other=0.0)
-
-
-@triton.jit
-def store_tile(out, tile, i, c, length, channels):
-    """A tile (I, C) of out (channels, length)."""
-    pointers = out + c.to(tl.int64)[None, :] * length + i[:, None]
-    tl.store(pointers, tile.to(out.dtype.element_ty), mask=(i < length)[:, None] & (c < channels)[None, :])
-
-
-@triton.jit
-def scalar_products(
-    x, own, other, i, j, own_length, other_length, stride,
-    WHOLE: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """own (own_length, stride) at i times other at j, over all channels; x is own in the first DEPTH of them, and WHOLE
-    says that there are no more."""
-    first = tl.arange(0, DEPTH)
-    real = tl.float64 if x.dtype == tl.float64 else tl.float32
-    total = tl.zeros([i.shape[0], j.shape[0]], real)
-    total = add_product(total, x, load_tile(other, j[None, :], first[:, None], other_length, stride), PRECISION)
-    if not WHOLE:
-        for begin in range(DEPTH, stride, DEPTH):
-            c = begin + first
-            y = load_tile(other, j[None, :], c[:, None], other_length, stride)
-            total = add_product(total, load_tile(own, i[:, None], c[None, :], own_length, stride), y, PRECISION)
-    return total
 
 
 @triton.jit
@@ -97,7 +66,7 @@ def attend_kernel(
         x = load_tile(value, j[:, None], c[None, :], keys, channels_stride)
         mean = add_product(mean * shrink[:, None], weight.to(x.dtype), x, PRECISION)
         top = higher
-    store_tile(out + item * channels * queries, mean / total[:, None], i, c, queries, channels)
+    store_tile(out + item * channels * queries, mean / total[:, None], i, c, queries, channels, queries)
     if tl.program_id(1) == 0:
         tl.store(lse + item * queries + i, top + tl.log(total), mask=i < queries)
 
@@ -139,7 +108,7 @@ def value_gradient_kernel(
         )
         x = load_tile(grad, j[:, None], c[None, :], queries, channels_stride)
         total = add_product(total, weight.to(x.dtype), x, PRECISION)
-    store_tile(out + item * channels * keys, total, i, c, keys, channels)
+    store_tile(out + item * channels * keys, total, i, c, keys, channels, keys)
 
 
 @triton.jit
@@ -181,7 +150,7 @@ def energy_gradient_kernel(
         weight *= grad - away
         z = load_tile(other, j[:, None], d[None, :], other_length, dims_stride)
         total = add_product(total, weight.to(z.dtype), z, PRECISION)
-    store_tile(out + item * dims * own_length, total * factor, i, d, own_length, dims)
+    store_tile(out + item * dims * own_length, total * factor, i, d, own_length, dims, own_length)
 
 
 MACHINES = ()  # where the first candidates were measured: nowhere, by benchmarks/results/
@@ -215,14 +184,6 @@ def shared_memory_is_roomy() -> bool:
 def power_of_two(channels: int) -> int:
     """Not below what a tensor core takes."""
     return max(16, triton.next_power_of_2(channels))
-
-
-def last(x: Tensor) -> Tensor:
-    """(N, C, P) to (N, P, C), C padded with zeros, so that the channels of a position are read in few pieces."""
-    n, channels, positions = x.shape
-    out = x.new_zeros(n, positions, triton.cdiv(channels, 16) * 16)
-    out[..., :channels] = x.mT
-    return out
 
 
 def grid(positions: Tensor, channels: int, constants: dict) -> tuple[tuple[int, int], int]:
