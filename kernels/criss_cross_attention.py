@@ -1,320 +1,350 @@
 """Criss-cross attention on a GPU: the columns of a map, then its rows, no attention map in memory.
 
 Idea. A map falls into lines, once into columns and once into rows, which differ in their strides alone; the attention
-within a line is dense. A first pass goes over the energies and keeps of each pixel the largest and the sum of the
-exponentials: of its column, then jointly with its row. Every other pass makes the tiles of weights anew from these two
-numbers and multiplies them while they are in registers: forward with the values; backward with the result's gradient
-(for the values), and, as gradients of the energies, with keys (for queries) and with queries (for keys). Columns write,
-rows add to what is there.
+within a line is dense. Forward, a tile of queries goes through the keys of its column with an online softmax, and leaves
+the largest energy, the sum of exponentials and the weighted sum of the values; that of the row goes on from there.
+Backward, the weights are made anew from the log of the joint sum and multiplied while they are in registers: with the
+result's gradient (for the values), and, as gradients of the energies, with keys (for queries) and with queries (for
+keys), these two in one launch. Columns write, rows add to what is there. The inputs are copied once with their channels
+side by side, in which rows and columns alike are read in wide pieces; rows, last, write the result as it is wanted.
 
-Precision. float32 products are split into three TF32 products, which keeps about 22 bits; float64 does without tensor
-cores. Halves are multiplied as they are and summed in float32; weights are rounded to the values' dtype.
+Precision. Sums are float32, also between columns and rows. float32 products are split into three TF32 products, which
+keeps about 22 bits, unless torch.backends.cuda.matmul.allow_tf32 is set; halves are multiplied as they are, weights
+rounded to the inputs' dtype; float64 does without tensor cores.
 
-Cost. (H + W) multiply-adds a pixel and channel for each product; the energies once more for every 64 channels.
+Cost. (H + W) multiply-adds a pixel and channel for each product; the energies once more for each block of CHANNELS.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import torch
 import triton
 import triton.language as tl
-from segops.kernels.tile_product import product
+from segops.kernels.channels_last import last, load_tile, scalar_products, store_tile
+from segops.kernels.tile_product import add_product
 from torch import Tensor
 
 from segops.kernels import tuning
 
+LOWEST = tl.constexpr(-3e38)  # not infinite: a column of one pixel has no energies
+
 
 @triton.jit
-def scalar_products(own, other, i, j, length, channels, plane, step, DEPTH: tl.constexpr):
-    """own (channels, length) at i times other at j, over all channels."""
-    real = tl.float64 if own.dtype.element_ty == tl.float64 else tl.float32
-    total = tl.zeros([i.shape[0], j.shape[0]], real)
-    for first in range(0, channels, DEPTH):
-        c = first + tl.arange(0, DEPTH).to(tl.int64)
-        x = tl.load(
-            own + c[None, :] * plane + i[:, None] * step,
-            mask=(c < channels)[None, :] & (i < length)[:, None],
-            other=0.0,
-        )
-        y = tl.load(
-            other + c[:, None] * plane + j[None, :] * step,
-            mask=(c < channels)[:, None] & (j < length)[None, :],
-            other=0.0,
-        )
-        total += product(x, y)
+def place(count, blocks, apart, BLOCK: tl.constexpr):
+    """Item of the batch, first pixel of the line, and positions in it, of a program."""
+    line = tl.program_id(0) // blocks
+    i = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    return (line // count).to(tl.int64), (line % count).to(tl.int64) * apart, i
+
+
+@triton.jit
+def path(i, j, length, IS_COLUMN: tl.constexpr):
+    """Which j of a line belong to the path of i; a column leaves a pixel itself to the row."""
+    inside = (j < length)[None, :]
+    if IS_COLUMN:
+        inside = inside & (i[:, None] != j[None, :])
+    return inside
+
+
+@triton.jit
+def started(part, i, c, length, stride, step, IS_COLUMN: tl.constexpr):
+    """A tile (I, C) of sums: zeros for columns, what columns left for rows."""
+    if IS_COLUMN:
+        total = tl.zeros([i.shape[0], c.shape[0]], part.dtype.element_ty)
+    else:
+        total = load_tile(part, i[:, None], c[None, :], length, stride, step)
     return total
 
 
 @triton.jit
-def energies(own, other, i, j, length, dims, plane, step, IS_COLUMN: tl.constexpr, DEPTH: tl.constexpr):
-    """-inf beyond the line's end; a column leaves a pixel itself to the row."""
-    energy = scalar_products(own, other, i, j, length, dims, plane, step, DEPTH)
-    outside = (j >= length)[None, :]
+def finish(part, out, total, i, c, length, stride, step, channels, plane, IS_COLUMN: tl.constexpr):
+    """Columns leave their sums in part (length, stride), rows write the result (channels, plane)."""
     if IS_COLUMN:
-        outside = outside | (i[:, None] == j[None, :])
-    return tl.where(outside, float("-inf"), energy)
-
-
-@triton.jit
-def normalized(energy, i, j, largest, scale, length, step, OF_KEYS: tl.constexpr):
-    """Energies to weights; the queries, whose softmax it is, are j where OF_KEYS, else i."""
-    if OF_KEYS:
-        top = tl.load(largest + j * step, mask=j < length, other=0.0)[None, :]
-        factor = tl.load(scale + j * step, mask=j < length, other=0.0)[None, :]
+        pointers = part + i.to(tl.int64)[:, None] * step * stride + c[None, :]
+        tl.store(pointers, total, mask=(i < length)[:, None] & (c < stride)[None, :])
     else:
-        top = tl.load(largest + i * step, mask=i < length, other=0.0)[:, None]
-        factor = tl.load(scale + i * step, mask=i < length, other=0.0)[:, None]
-    return tl.exp(energy - top) * factor
+        store_tile(out, total, i, c, length, channels, plane)
 
 
 @triton.jit
-def place(count, blocks, BLOCK: tl.constexpr):
-    """Item of the batch, line and positions of a program."""
-    line = tl.program_id(0) // blocks
-    i = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    return (line // count).to(tl.int64), (line % count).to(tl.int64), i
-
-
-@triton.jit
-def store_tile(out, tile, i, c, length, channels, plane, step, ADD: tl.constexpr):
-    """A tile (I, C) of out (channels, length), or added to it."""
-    pointers = out + c[None, :] * plane + i[:, None] * step
-    mask = (c < channels)[None, :] & (i < length)[:, None]
-    if ADD:
-        tile += tl.load(pointers, mask=mask, other=0.0)
-    tl.store(pointers, tile, mask=mask)
-
-
-@triton.jit
-def normalize_kernel(
-    query, key, largest, scale, count, length, dims, plane, apart, step, blocks,
-    IS_COLUMN: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
+def attend_kernel(
+    query, key, value, part, kept, out, lse,
+    count, length, plane, apart, step, blocks, dims_stride, channels_stride, channels,
+    IS_COLUMN: tl.constexpr, WHOLE: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
+    DEPTH: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Largest energies and sums of exponentials of columns; from rows the joint ones, and one over the sum."""
-    item, line, i = place(count, blocks, OWN)
-    query += item * dims * plane + line * apart
-    key += item * dims * plane + line * apart
-    kept = item * plane + line * apart + i * step
-    real = largest.dtype.element_ty
-    top = tl.full([OWN], -3e38, real)  # not infinite: a column of one pixel has no energies
-    total = tl.zeros([OWN], real)
+    """The values weighted by the softmax, and the log of its sum. kept (N, P, 2) are the largest energies of columns and
+    the sums of their exponentials."""
+    item, start, i = place(count, blocks, apart, OWN)
+    pixel = item * plane + start
+    query += pixel * dims_stride
+    key += pixel * dims_stride
+    value += pixel * channels_stride
+    part += pixel * channels_stride
+    kept += (pixel + i.to(tl.int64) * step) * 2
+    own = load_tile(query, i[:, None], tl.arange(0, DEPTH)[None, :], length, dims_stride, step)
+    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    if IS_COLUMN:
+        top = tl.full([OWN], LOWEST, lse.dtype.element_ty)
+        total = tl.zeros([OWN], lse.dtype.element_ty)
+    else:
+        top = tl.load(kept, mask=i < length, other=LOWEST)
+        total = tl.load(kept + 1, mask=i < length, other=0.0)
+    mean = started(part, i, c, length, channels_stride, step, IS_COLUMN)
     for begin in range(0, length, OTHER):
-        j = begin + tl.arange(0, OTHER).to(tl.int64)
-        energy = energies(query, key, i, j, length, dims, plane, step, IS_COLUMN, DEPTH)
+        j = begin + tl.arange(0, OTHER)
+        energy = scalar_products(own, query, key, i, j, length, length, dims_stride, WHOLE, DEPTH, PRECISION, step)
+        energy = tl.where(path(i, j, length, IS_COLUMN), energy, float("-inf"))
         higher = tl.maximum(top, tl.max(energy, axis=1))
-        total = total * tl.exp(top - higher) + tl.sum(tl.exp(energy - higher[:, None]), axis=1)
+        weight = tl.exp(energy - higher[:, None])
+        shrink = tl.exp(top - higher)
+        total = total * shrink + tl.sum(weight, axis=1)
+        x = load_tile(value, j[:, None], c[None, :], length, channels_stride, step)
+        mean = add_product(mean * shrink[:, None], weight.to(x.dtype), x, PRECISION)
         top = higher
     if not IS_COLUMN:
-        column_top = tl.load(largest + kept, mask=i < length, other=0.0)
-        column_total = tl.load(scale + kept, mask=i < length, other=0.0)
-        higher = tl.maximum(top, column_top)
-        total = 1 / (total * tl.exp(top - higher) + column_total * tl.exp(column_top - higher))
-        top = higher
-    tl.store(largest + kept, top, mask=i < length)
-    tl.store(scale + kept, total, mask=i < length)
+        mean /= total[:, None]
+    out += item * channels * plane + start
+    finish(part, out, mean, i, c, length, channels_stride, step, channels, plane, IS_COLUMN)
+    if tl.program_id(1) == 0:
+        if IS_COLUMN:
+            tl.store(kept, top, mask=i < length)
+            tl.store(kept + 1, total, mask=i < length)
+        else:
+            tl.store(lse + pixel + i, top + tl.log(total), mask=i < length)
 
 
 @triton.jit
-def gather_kernel(
-    own, other, largest, scale, values, out, count, length, dims, channels, plane, apart, step, blocks,
-    IS_COLUMN: tl.constexpr, OF_KEYS: tl.constexpr,
-    OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr, CHANNELS: tl.constexpr,
+def of_queries(numbers, i, j, length, step, OF_KEYS: tl.constexpr):
+    """A number of each query, whose the softmax is; queries are j where OF_KEYS, else i."""
+    if OF_KEYS:
+        found = tl.load(numbers + j.to(tl.int64) * step, mask=j < length, other=0.0)[None, :]
+    else:
+        found = tl.load(numbers + i.to(tl.int64) * step, mask=i < length, other=0.0)[:, None]
+    return found
+
+
+@triton.jit
+def weights_of(
+    x, own, other, lse, i, j, length, stride, step,
+    IS_COLUMN: tl.constexpr, OF_KEYS: tl.constexpr, WHOLE: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The sum of the weights times values; own are the queries, or with OF_KEYS the keys. Rows add to columns."""
-    item, line, i = place(count, blocks, OWN)
-    own += item * dims * plane + line * apart
-    other += item * dims * plane + line * apart
-    largest += item * plane + line * apart
-    scale += item * plane + line * apart
-    values += item * channels * plane + line * apart
-    out += item * channels * plane + line * apart
-    c = tl.program_id(1).to(tl.int64) * CHANNELS + tl.arange(0, CHANNELS)
-    total = tl.zeros([OWN, CHANNELS], out.dtype.element_ty)
-    for begin in range(0, length, OTHER):
-        j = begin + tl.arange(0, OTHER).to(tl.int64)
-        energy = energies(own, other, i, j, length, dims, plane, step, IS_COLUMN, DEPTH)
-        weight = normalized(energy, i, j, largest, scale, length, step, OF_KEYS)
-        x = tl.load(
-            values + c[None, :] * plane + j[:, None] * step,
-            mask=(c < channels)[None, :] & (j < length)[:, None],
-            other=0.0,
-        )
-        total += product(weight.to(x.dtype), x)
-    store_tile(out, total, i, c, length, channels, plane, step, not IS_COLUMN)
+    """The softmax once more. x is as in scalar_products."""
+    energy = scalar_products(x, own, other, i, j, length, length, stride, WHOLE, DEPTH, PRECISION, step)
+    energy -= of_queries(lse, i, j, length, step, OF_KEYS)
+    return tl.exp(tl.where(path(i, j, length, IS_COLUMN), energy, float("-inf")))
 
 
 @triton.jit
-def energy_gradient_kernel(
-    own, other, left, right, largest, scale, mean, out,
-    count, length, dims, channels, plane, apart, step, blocks,
-    IS_COLUMN: tl.constexpr, OF_KEYS: tl.constexpr,
-    OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr, CHANNELS: tl.constexpr,
+def value_gradient_kernel(
+    key, query, grad, lse, part, out,
+    count, length, plane, apart, step, blocks, dims_stride, channels_stride, channels,
+    IS_COLUMN: tl.constexpr, WHOLE: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
+    DEPTH: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The transposed weights times the result's gradient."""
+    item, start, i = place(count, blocks, apart, OWN)
+    pixel = item * plane + start
+    key += pixel * dims_stride
+    query += pixel * dims_stride
+    grad += pixel * channels_stride
+    part += pixel * channels_stride
+    lse += pixel
+    own = load_tile(key, i[:, None], tl.arange(0, DEPTH)[None, :], length, dims_stride, step)
+    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    total = started(part, i, c, length, channels_stride, step, IS_COLUMN)
+    for begin in range(0, length, OTHER):
+        j = begin + tl.arange(0, OTHER)
+        weight = weights_of(
+            own, key, query, lse, i, j, length, dims_stride, step, IS_COLUMN, True, WHOLE, DEPTH, PRECISION
+        )
+        x = load_tile(grad, j[:, None], c[None, :], length, channels_stride, step)
+        total = add_product(total, weight.to(x.dtype), x, PRECISION)
+    out += item * channels * plane + start
+    finish(part, out, total, i, c, length, channels_stride, step, channels, plane, IS_COLUMN)
+
+
+@triton.jit
+def energy_gradient(
+    own, other, left, right, lse, mean, part, out,
+    item, start, i, length, plane, step, dims_stride, channels_stride, dims,
+    IS_COLUMN: tl.constexpr, OF_KEYS: tl.constexpr, WHOLE: tl.constexpr, WHOLE_VALUES: tl.constexpr,
+    OTHER: tl.constexpr, DEPTH: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradient of own: queries with left = grad and right = value, or keys with left = value and right = grad.
 
     Gradients of weights are left times right, those of energies weight (left right - mean), and they multiply other.
     """
-    item, line, i = place(count, blocks, OWN)
-    own += item * dims * plane + line * apart
-    other += item * dims * plane + line * apart
-    left += item * channels * plane + line * apart
-    right += item * channels * plane + line * apart
-    largest += item * plane + line * apart
-    scale += item * plane + line * apart
-    mean += item * plane + line * apart
-    out += item * dims * plane + line * apart
-    d = tl.program_id(1).to(tl.int64) * CHANNELS + tl.arange(0, CHANNELS)
-    total = tl.zeros([OWN, CHANNELS], out.dtype.element_ty)
+    pixel = item * plane + start
+    own += pixel * dims_stride
+    other += pixel * dims_stride
+    left += pixel * channels_stride
+    right += pixel * channels_stride
+    part += pixel * dims_stride
+    lse += pixel
+    mean += pixel
+    first = tl.arange(0, DEPTH)[None, :]
+    x = load_tile(own, i[:, None], first, length, dims_stride, step)
+    y = load_tile(left, i[:, None], first, length, channels_stride, step)
+    d = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    total = started(part, i, d, length, dims_stride, step, IS_COLUMN)
     for begin in range(0, length, OTHER):
-        j = begin + tl.arange(0, OTHER).to(tl.int64)
-        energy = energies(own, other, i, j, length, dims, plane, step, IS_COLUMN, DEPTH)
-        weight = normalized(energy, i, j, largest, scale, length, step, OF_KEYS)
-        if OF_KEYS:
-            away = tl.load(mean + j * step, mask=j < length, other=0.0)[None, :]
-        else:
-            away = tl.load(mean + i * step, mask=i < length, other=0.0)[:, None]
-        weight *= scalar_products(left, right, i, j, length, channels, plane, step, DEPTH) - away
-        x = tl.load(
-            other + d[None, :] * plane + j[:, None] * step, mask=(d < dims)[None, :] & (j < length)[:, None], other=0.0
+        j = begin + tl.arange(0, OTHER)
+        weight = weights_of(
+            x, own, other, lse, i, j, length, dims_stride, step, IS_COLUMN, OF_KEYS, WHOLE, DEPTH, PRECISION
         )
-        total += product(weight.to(x.dtype), x)
-    store_tile(out, total, i, d, length, dims, plane, step, not IS_COLUMN)
+        grad = scalar_products(
+            y, left, right, i, j, length, length, channels_stride, WHOLE_VALUES, DEPTH, PRECISION, step
+        )  # fmt: skip
+        weight *= grad - of_queries(mean, i, j, length, step, OF_KEYS)
+        z = load_tile(other, j[:, None], d[None, :], length, dims_stride, step)
+        total = add_product(total, weight.to(z.dtype), z, PRECISION)
+    out += item * dims * plane + start
+    finish(part, out, total, i, d, length, dims_stride, step, dims, plane, IS_COLUMN)
 
 
-FLOAT64 = {"OWN": 16, "OTHER": 8, "DEPTH": 8, "num_warps": 4, "num_stages": 1}  # products are held in registers
-
-# Where the first of `tiles` was measured: benchmarks/results/gpu-h200.json. That of `energy_tiles` is younger.
-MACHINES = ("NVIDIA H200",)
-ENERGY_MACHINES = ()
-
-
-def tiles(dtype: torch.dtype, channels: int, gradient: bool = False) -> list[dict[str, int]]:
-    """Tiles of pixels and channels that do not spill."""
-    most = 8 if dtype == torch.float64 else 64 if gradient else 128
-    least = 16 if dtype == torch.float32 else 32  # 16 of halves spill
-    width = {"CHANNELS": min(most, max(least, triton.next_power_of_2(channels)))}
-    if dtype == torch.float64:
-        return [{**width, **FLOAT64}]
-    if dtype == torch.float32:
-        first = {**width, "OWN": 64, "OTHER": 32, "DEPTH": 16 if gradient else 32, "num_warps": 8, "num_stages": 1}
+@triton.jit
+def energy_gradient_kernel(
+    query, key, grad, value, lse, mean, query_part, key_part, query_out, key_out,
+    count, length, plane, apart, step, blocks, dims_stride, channels_stride, dims,
+    IS_COLUMN: tl.constexpr, WHOLE: tl.constexpr, WHOLE_VALUES: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
+    DEPTH: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The gradients of queries, and those of keys: halves of the programs, so that one launch fills the device."""
+    item, start, i = place(count, blocks, apart, OWN)
+    if tl.program_id(2) == 0:
+        energy_gradient(
+            query, key, grad, value, lse, mean, query_part, query_out,
+            item, start, i, length, plane, step, dims_stride, channels_stride, dims,
+            IS_COLUMN, False, WHOLE, WHOLE_VALUES, OTHER, DEPTH, CHANNELS, PRECISION,
+        )  # fmt: skip
     else:
-        first = {**width, "OWN": 64, "OTHER": 64, "DEPTH": 32, "num_warps": 8, "num_stages": 1}
-    depth = first["DEPTH"] if gradient else 16  # of halves 16 spill in the gradient
-    return tuning.variants(first, {"OTHER": first["OTHER"] // 2}, {"DEPTH": depth})
+        energy_gradient(
+            key, query, value, grad, lse, mean, key_part, key_out,
+            item, start, i, length, plane, step, dims_stride, channels_stride, dims,
+            IS_COLUMN, True, WHOLE, WHOLE_VALUES, OTHER, DEPTH, CHANNELS, PRECISION,
+        )  # fmt: skip
 
 
-def energy_tiles(dtype: torch.dtype) -> list[dict[str, int]]:
-    """Those of the pass which has nothing but energies."""
+# Where the first candidates were measured: nowhere, they are younger than benchmarks/results/gpu-h200.json.
+MACHINES = ()
+
+
+def tiles(dtype: torch.dtype, results: int, dims: int, channels: int = 0) -> list[dict[str, int | str]]:
+    """The constants of a launch that makes energies of ``dims`` channels, with ``channels`` their gradients of so many,
+    for results of so many channels. First the largest tiles that do not spill; float64 holds a three-dimensional
+    product in registers, and has no other tiles."""
+    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
     if dtype == torch.float64:
-        return [FLOAT64]
-    first = {"OWN": 64, "OTHER": 64, "DEPTH": 16, "num_warps": 4, "num_stages": 1}
-    return tuning.variants(first, {"OTHER": 32}, {"OTHER": 32, "DEPTH": 32})
+        sizes = {"OWN": 16, "OTHER": 8, "DEPTH": 8, "CHANNELS": 8, "num_warps": 4, "num_stages": 1}
+    else:
+        depth, most = (32, 128) if dtype == torch.float32 else (64, 256)
+        sizes = {"OWN": 64, "OTHER": 32, "DEPTH": min(depth, power_of_two(max(dims, channels)))}
+        sizes |= {"CHANNELS": min(most, power_of_two(results)), "num_warps": 8, "num_stages": 1}
+    first = {**sizes, "WHOLE": dims <= sizes["DEPTH"], "PRECISION": precision}
+    if channels:
+        first["WHOLE_VALUES"] = channels <= sizes["DEPTH"]
+    return [first] if dtype == torch.float64 else tuning.variants(first, {"OTHER": 16}, {"OWN": 32})
 
 
-def summed(x: Tensor) -> torch.dtype:
-    """What products of x are summed in."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+def power_of_two(channels: int) -> int:
+    """Not below what a tensor core takes."""
+    return max(16, triton.next_power_of_2(channels))
 
 
-def each_direction(x: Tensor, own: int) -> Iterator[tuple[int, tuple[int, ...], bool]]:
-    """Programs, the arguments from ``plane`` to ``blocks`` after count and length, IS_COLUMN: columns, then rows."""
-    n, _, height, width = x.shape
-    for is_column, count, length, apart, step in (
-        (True, width, height, 1, width),
-        (False, height, width, width, 1),
-    ):
-        blocks = triton.cdiv(length, own)
-        yield n * count * blocks, (count, length, height * width, apart, step, blocks), is_column
+def each_direction(x: Tensor, constants: dict, channels: int) -> Iterator[tuple[tuple[int, int], tuple, bool]]:
+    """Programs for lines of x (N, H, W, ...) by blocks of channels, the arguments from ``count`` to ``blocks``, and
+    IS_COLUMN: columns, then rows."""
+    n, height, width = x.shape[:3]
+    parts = triton.cdiv(channels, constants["CHANNELS"])
+    for is_column, count, length, apart, step in ((True, width, height, 1, width), (False, height, width, width, 1)):
+        blocks = triton.cdiv(length, constants["OWN"])
+        yield (n * count * blocks, parts), (count, length, height * width, apart, step, blocks), is_column
 
 
-def softmax(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest energy of every pixel, and one over the sum of the exponentials."""
-    n, dims, height, width = query.shape
-    largest, scale = query.new_empty((2, n, height, width), dtype=summed(query))
-
-    def launch(constants: dict) -> None:
-        for programs, (count, length, *strides), is_column in each_direction(query, constants["OWN"]):
-            normalize_kernel[(programs,)](
-                query, key, largest, scale, count, length, dims, *strides, IS_COLUMN=is_column, **constants
-            )
-
-    candidates = energy_tiles(query.dtype)
-    tuning.run("criss_cross_attention.normalize", launch, candidates, ENERGY_MACHINES, query, n, dims, height, width)
-    return largest, scale
-
-
-def gathered(own: Tensor, other: Tensor, largest: Tensor, scale: Tensor, values: Tensor, of_keys: bool) -> Tensor:
-    """Values weighted by the attention, or with ``of_keys`` by its transpose."""
-    out = torch.empty_like(values, dtype=summed(values))
-    dims, channels = own.shape[1], values.shape[1]
+def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """query, key (N, D, H, W), value (N, C, H, W) to (N, C, H, W) and the softmaxes' log-sums (N, H, W)."""
+    n, channels, height, width = value.shape
+    sums = torch.float64 if value.dtype == torch.float64 else torch.float32
+    out, lse = value.new_empty(value.shape), value.new_empty((n, height, width), dtype=sums)
+    if value.numel() == 0:
+        return out, lse
+    dims = query.shape[1]
+    query, key, value = map(last, (query, key, value))
+    part, kept = torch.empty_like(value, dtype=sums), value.new_empty((n, height, width, 2), dtype=sums)
 
     def launch(constants: dict) -> None:
-        for programs, (count, length, *strides), is_column in each_direction(values, constants["OWN"]):
-            gather_kernel[programs, triton.cdiv(channels, constants["CHANNELS"])](
-                own, other, largest, scale, values, out, count, length, dims, channels, *strides,
-                IS_COLUMN=is_column, OF_KEYS=of_keys, **constants,
+        for programs, geometry, is_column in each_direction(value, constants, channels):
+            attend_kernel[programs](
+                query, key, value, part, kept, out, lse,
+                *geometry, query.shape[3], value.shape[3], channels, IS_COLUMN=is_column, **constants,
             )  # fmt: skip
 
-    candidates = tiles(values.dtype, channels)
-    tuning.run("criss_cross_attention.gather", launch, candidates, MACHINES, values, of_keys, dims, *values.shape)
-    return out.to(values.dtype)
-
-
-def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """query, key (N, D, H, W), value (N, C, H, W) to (N, C, H, W)."""
-    if value.numel() == 0:
-        return torch.empty_like(value, memory_format=torch.contiguous_format)
-    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-    return gathered(query, key, *softmax(query, key), value, of_keys=False)
+    candidates = tiles(value.dtype, channels, dims)
+    tuning.run("criss_cross_attention.attend", launch, candidates, MACHINES, value, n, dims, channels, height, width)
+    return out, lse
 
 
 def criss_cross_attention_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value."""
-    grad, query, key, value = grad.contiguous(), query.contiguous(), key.contiguous(), value.contiguous()
+    results = [x.new_empty(x.shape) for x in (query, key, value)]
     if value.numel() == 0:
-        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-    grad_query, grad_key = (torch.empty_like(x, dtype=summed(x)) for x in (query, key))
-    largest, scale = softmax(query, key)
-    mean = (grad * out).sum(1, dtype=summed(grad))
-    dims, channels = query.shape[1], value.shape[1]
+        return tuple(results)  # type: ignore[return-value]
+    n, channels, height, width = value.shape
+    dims, lse = query.shape[1], lse.contiguous()
+    mean = (grad.to(lse.dtype) * out).sum(1).contiguous()
+    grad, query, key, value = map(last, (grad, query, key, value))
+    parts = [torch.empty_like(x, dtype=lse.dtype) for x in (query, key, value)]
 
-    def launch(constants: dict) -> None:
-        for of_keys, own, other, left, right, result in (
-            (False, query, key, grad, value, grad_query),
-            (True, key, query, value, grad, grad_key),
-        ):
-            for programs, (count, length, *strides), is_column in each_direction(query, constants["OWN"]):
-                energy_gradient_kernel[programs, triton.cdiv(dims, constants["CHANNELS"])](
-                    own, other, left, right, largest, scale, mean, result, count, length, dims, channels, *strides,
-                    IS_COLUMN=is_column, OF_KEYS=of_keys, **constants,
-                )  # fmt: skip
+    def of_value(constants: dict) -> None:
+        for programs, geometry, is_column in each_direction(value, constants, channels):
+            value_gradient_kernel[programs](
+                key, query, grad, lse, parts[2], results[2],
+                *geometry, query.shape[3], value.shape[3], channels, IS_COLUMN=is_column, **constants,
+            )  # fmt: skip
 
-    candidates = tiles(query.dtype, dims, gradient=True)
-    tuning.run("criss_cross_attention.energy_gradient", launch, candidates, MACHINES, query, dims, *value.shape)
-    grad_value = gathered(key, query, largest, scale, grad, of_keys=True)
-    return grad_query.to(query.dtype), grad_key.to(key.dtype), grad_value
+    def of_energies(constants: dict) -> None:
+        for programs, geometry, is_column in each_direction(value, constants, dims):
+            energy_gradient_kernel[(*programs, 2)](
+                query, key, grad, value, lse, mean, *parts[:2], *results[:2],
+                *geometry, query.shape[3], value.shape[3], dims, IS_COLUMN=is_column, **constants,
+            )  # fmt: skip
+
+    sizes = (n, dims, channels, height, width)
+    candidates = tiles(value.dtype, channels, dims)
+    tuning.run("criss_cross_attention.value_gradient", of_value, candidates, MACHINES, value, *sizes)
+    candidates = tiles(value.dtype, dims, dims, channels)
+    tuning.run("criss_cross_attention.energy_gradient", of_energies, candidates, MACHINES, value, *sizes)
+    return tuple(results)  # type: ignore[return-value]
 
 
 def _aot() -> Iterator[tuple]:
-    for pointer, dtype in (("*fp32", torch.float32), ("*fp64", torch.float64), ("*bf16", torch.bfloat16)):
-        read = dict.fromkeys(("query", "key", "own", "other", "left", "right", "values"), pointer)
-        types = {**read, **dict.fromkeys(("largest", "scale", "mean", "out"), pointer.replace("bf16", "fp32"))}
-        for kernel in (normalize_kernel, gather_kernel, energy_gradient_kernel):
-            gradient = kernel is energy_gradient_kernel
-            rest, widths = [{"OF_KEYS": k} for k in (False, True)], [tiles(dtype, n, gradient) for n in (16, 512)]
-            if kernel is normalize_kernel:
-                rest, widths = [{}], [energy_tiles(dtype)]
-            configurations = [
-                [{"IS_COLUMN": is_column, **r, **c} for c in candidates]
-                for is_column in (True, False)
-                for r in rest
-                for candidates in widths
-            ]
-            yield kernel, {name: t for name, t in types.items() if name in kernel.arg_names}, configurations
+    inputs = ("query", "key", "value", "out", "grad", "query_out", "key_out")
+    for pointer, sums, dtype in (
+        ("*fp32", "*fp32", torch.float32),
+        ("*bf16", "*fp32", torch.bfloat16),
+        ("*fp64", "*fp64", torch.float64),
+    ):
+        for kernel in (attend_kernel, value_gradient_kernel, energy_gradient_kernel):
+            types = dict.fromkeys(("lse", "mean", "part", "kept", "query_part", "key_part"), sums)
+            types = {n: t for n, t in (types | dict.fromkeys(inputs, pointer)).items() if n in kernel.arg_names}
+            shapes = {torch.float64: ((8, 8),)}.get(dtype, ((16, 16), (64, 512), (512, 512)))
+            precisions = ("tf32", "tf32x3") if dtype == torch.float32 else ("tf32",)
+            every = itertools.product((True, False), shapes, precisions)
+            yield (
+                kernel,
+                types,
+                [
+                    [{"IS_COLUMN": is_column, **o, "PRECISION": p} for o in options]
+                    for is_column, (d, c), p in every
+                    for options in [tiles(dtype, d, d, c) if "WHOLE_VALUES" in kernel.arg_names else tiles(dtype, c, d)]
+                ],
+            )
 
 
 AOT = list(_aot())

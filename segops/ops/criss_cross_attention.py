@@ -45,33 +45,33 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         10
     """
     _checks.query_key_value(query, key, value)
-    return _registry.call(torch.ops.segops.criss_cross_attention, *_checks.lowered(query, key, value))
+    return _registry.call(torch.ops.segops.criss_cross_attention, *_checks.lowered(query, key, value))[0]
 
 
 def _like(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _fake(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    return _like(value)
+def _fake(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    sums = torch.float64 if value.dtype == torch.float64 else torch.float32
+    return _like(value), value.new_empty((value.shape[0], *value.shape[2:]), dtype=sums)
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs, output)
+    ctx.save_for_backward(*inputs, *output)
+    ctx.mark_non_differentiable(output[1])
 
 
-def _backward(ctx, grad: Tensor):
+def _backward(ctx, grad: Tensor, _grad_lse: Tensor):
     return torch.ops.segops.criss_cross_attention_backward(grad, *ctx.saved_tensors)
 
 
-def _fake_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_backward(grad, query, key, value, out, lse) -> tuple[Tensor, Tensor, Tensor]:
     return _like(query), _like(key), _like(value)
 
 
 _registry.register(
-    "criss_cross_attention(Tensor query, Tensor key, Tensor value) -> Tensor",
+    "criss_cross_attention(Tensor query, Tensor key, Tensor value) -> (Tensor, Tensor)",
     file="criss_cross_attention",
     reference=reference.criss_cross_attention,
     fake=_fake,
@@ -81,7 +81,7 @@ _registry.register(
     autocast=None,
 )
 _registry.register(
-    "criss_cross_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor out)"
+    "criss_cross_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor out, Tensor lse)"
     " -> (Tensor, Tensor, Tensor)",
     file="criss_cross_attention",
     reference=reference.criss_cross_attention_backward,

@@ -8,34 +8,32 @@ from torch import Tensor
 from .halves import wide
 
 
-def attention(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """query, key (N, D, H, W): weights of the column (N, H, W, H), 0 for the pixel itself, and of the row (N, H, W, W).
+def energies(query: Tensor, key: Tensor) -> Tensor:
+    """query, key (N, D, H, W) to (N, H, W, H + W): of every pixel with its column, -inf for itself, and with its row.
 
-    Equation 1 of the paper, the affinity, and one softmax over the H + W - 1 pixels of the criss-cross path.
+    Equation 1 of the paper, the affinity; the softmax of these is over the H + W - 1 pixels of the criss-cross path.
     """
-    height = query.shape[2]
-    itself = torch.eye(height, dtype=torch.bool, device=query.device)[:, None, :]
+    itself = torch.eye(query.shape[2], dtype=torch.bool, device=query.device)[:, None, :]
     column = torch.einsum("nchw,nciw->nhwi", query, key).masked_fill(itself, -torch.inf)
-    row = torch.einsum("nchw,nchj->nhwj", query, key)
-    weights = torch.cat([column, row], -1).softmax(-1)
-    return weights[..., :height], weights[..., height:]
+    return torch.cat([column, torch.einsum("nchw,nchj->nhwj", query, key)], -1)
 
 
-def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """value (N, C, H, W): the mean of the criss-cross path by these weights, equation 2 without the residual."""
-    column, row = attention(wide(query), wide(key))
-    x = wide(value)
+def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """value (N, C, H, W): the mean of the criss-cross path by the softmax, equation 2 without the residual; and, of every
+    pixel, log(sum(exp(energies))), (N, H, W)."""
+    every, x = energies(wide(query), wide(key)), wide(value)
+    column, row = every.softmax(-1).split(value.shape[2:], -1)
     out = torch.einsum("nhwi,nciw->nchw", column, x) + torch.einsum("nhwj,nchj->nchw", row, x)
-    return out.to(value.dtype).contiguous()
+    return out.to(value.dtype).contiguous(), every.logsumexp(-1).detach()  # for the backward pass only
 
 
 def criss_cross_attention_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value; ``out`` is the result of the forward."""
+    """Gradients of query, key and value; ``out`` and ``lse`` are the results of the forward."""
     dtype = query.dtype
     grad, query, key, value, out = map(wide, (grad, query, key, value, out))
-    column, row = attention(query, key)
+    column, row = (energies(query, key) - lse[..., None]).exp().split(query.shape[2:], -1)
     grad_value = torch.einsum("nhwi,nchw->nciw", column, grad) + torch.einsum("nhwj,nchw->nchj", row, grad)
     mean = (grad * out).sum(1)[..., None]  # of the weights' gradients, which the softmax takes off
     column = column * (torch.einsum("nchw,nciw->nhwi", grad, value) - mean)  # from here on of the energies

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..reference.criss_cross_attention import criss_cross_attention
 from ..reference.nonlocal_attention import nonlocal_attention
 from ..reference.upsample_cross_entropy import upsample_cross_entropy
 
@@ -179,13 +180,20 @@ def em_backward(batch: int, channels: int, pixels: int, bases: int, shared: bool
     return make
 
 
-def criss_cross(batch: int, dims: int, channels: int, height: int, width: int, backward: bool = False) -> Callable:
-    """Queries, keys and values of one map, with gradient and result before or behind them."""
+def criss_cross(batch: int, dims: int, channels: int, height: int, width: int) -> Callable:
+    """Queries, keys and values of one map."""
+    shapes = [(batch, c, height, width) for c in (dims, dims, channels)]
+    return lambda g: tuple(randn(g, *shape) for shape in shapes)
+
+
+def criss_cross_backward(*sizes: int) -> Callable:
+    """With the forward's own results, as `attended_backward`."""
+    forward = criss_cross(*sizes)
 
     def make(g: torch.Generator) -> tuple:
-        small, large = (batch, dims, height, width), (batch, channels, height, width)
-        shapes = (large, small, small, large, large) if backward else (small, small, large)
-        return tuple(randn(g, *shape) for shape in shapes)
+        tensors = forward(g)
+        out, lse = criss_cross_attention(*tensors)
+        return randn(g, *out.shape), *tensors, out, lse
 
     return make
 

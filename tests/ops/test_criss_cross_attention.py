@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import segops
-from segops.reference.criss_cross_attention import attention
+from segops.reference.criss_cross_attention import energies
 from segops.testing import assert_gradients_match
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "criss_cross.npz")
@@ -51,9 +51,9 @@ def test_golden(shape):
 @pytest.mark.parametrize("shape", SHAPES[:-1])
 def test_golden_weights_of_the_reference(shape):
     query, key, weights, other_order = golden(shape, "q", "k", "attn_HW", "attn_cudaorder")
-    column, row = attention(query, key)
-    torch.testing.assert_close(torch.cat([column, row], -1), weights, rtol=1e-5, atol=1e-6)
-    height = query.shape[2]
+    actual, height = energies(query, key).softmax(-1), query.shape[2]
+    torch.testing.assert_close(actual, weights, rtol=1e-5, atol=1e-6)
+    column, row = actual.split(query.shape[2:], -1)
     away = torch.stack([column[:, y, :, [i for i in range(height) if i != y]] for y in range(height)], 1)
     torch.testing.assert_close(torch.cat([row, away], -1).permute(0, 3, 1, 2), other_order, rtol=1e-5, atol=1e-6)
 
@@ -83,6 +83,15 @@ def test_equals_dense_attention_with_a_mask(n, d, c, height, width, single):
             assert_gradients_match(a, b, eps, name)
         else:
             assert not a.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_log_sums_for_the_backward_pass(dtype):
+    query, key, value = inputs(2, 5, 3, 11, 18, dtype)
+    lse = torch.ops.segops.criss_cross_attention(query, key, value.requires_grad_())[1]
+    wide = energies(query.double(), key.double()).logsumexp(-1)
+    assert not lse.requires_grad
+    torch.testing.assert_close(lse, wide.to(lse.dtype))
 
 
 @pytest.mark.parametrize("height", [1, 65, 130])

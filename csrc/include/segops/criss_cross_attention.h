@@ -6,8 +6,8 @@
 // Nothing as large as a map is copied, and of the weights only those of these few lines exist at a time.
 //
 // Forward: columns write their part of the result with the largest energy and the sum of their exponentials; rows then
-// add theirs, both parts brought to the larger of the two energies. Backward: the energies once more for the softmax,
-// then the gradients of the rows, then those of the columns on top.
+// add theirs, both parts brought to the larger of the two energies, and leave the log of the joint sum. Backward: from
+// it the weights are made anew, for the gradients of the rows, then for those of the columns on top.
 //
 // Where the processor multiplies pairs of bfloat16, maps of it are copied as they are. Weights and the gradients of
 // energies are rounded to it before they are multiplied, and so is what columns leave for rows to add to, or rows for
@@ -36,9 +36,9 @@ struct Problem {
   S* out = nullptr;                                                     // written by the forward
   const S *grad = nullptr, *result = nullptr;                           // read by the backward: of out, and out
   S *grad_query = nullptr, *grad_key = nullptr, *grad_value = nullptr;  // written by the backward
-  // Of every pixel, (batch, H, W): the largest energy, the sum of exp(energy - largest) and, in the backward, one over
-  // this sum and the scalar product of grad and result.
-  T *largest = nullptr, *sum = nullptr, *delta = nullptr;
+  // Of every pixel, (batch, H, W): the log of the sum of the energies' exponentials, which the forward writes and the
+  // backward reads, and between their two passes the sum in a column and the scalar product of grad and result.
+  T *lse = nullptr, *sum = nullptr, *delta = nullptr;
 
   int64_t pixels() const { return height * width; }
 };
@@ -131,8 +131,7 @@ void each_line(const Problem<S>& p, Parallel& parallel, void (*pass)(const Probl
 
 template <class S>
 void forward(Problem<S> p, Parallel& parallel) {
-  Buffer<Sum<S>> largest(p.batch * p.pixels()), sum(p.batch * p.pixels());
-  p.largest = largest.data();
+  Buffer<Sum<S>> sum(p.batch * p.pixels());
   p.sum = sum.data();
   each_line<true>(p, parallel, SEGOPS_BY_ISA(attend_columns<S>));
   each_line<false>(p, parallel, SEGOPS_BY_ISA(attend_rows<S>));
@@ -140,12 +139,8 @@ void forward(Problem<S> p, Parallel& parallel) {
 
 template <class S>
 void backward(Problem<S> p, Parallel& parallel) {
-  Buffer<Sum<S>> largest(p.batch * p.pixels()), sum(p.batch * p.pixels()), delta(p.batch * p.pixels());
-  p.largest = largest.data();
-  p.sum = sum.data();
+  Buffer<Sum<S>> delta(p.batch * p.pixels());
   p.delta = delta.data();
-  each_line<true>(p, parallel, SEGOPS_BY_ISA(normalize_columns<S>));
-  each_line<false>(p, parallel, SEGOPS_BY_ISA(normalize_rows<S>));
   each_line<false>(p, parallel, SEGOPS_BY_ISA(differentiate_rows<S>));
   each_line<true>(p, parallel, SEGOPS_BY_ISA(differentiate_columns<S>));
 }

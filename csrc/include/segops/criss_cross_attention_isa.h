@@ -143,18 +143,17 @@ void exponentiate(T* energies, const Lines& l, T* largest, T* sum) {
   }
 }
 
-// The largest energies and sums of the column that were kept, and those of the row: to the joint ones. `largest` and
-// `sum` become the factors that bring the row's part and the column's part of the result to their place.
+// The column's largest energies, kept in lse, and its sums, with those of the row: to the log of the joint sum.
+// `largest` and `sum` become the factors that bring the row's part and the column's part of the result to their place.
 template <class T>
-void join(const Lines& l, T* kept_largest, T* kept_sum, T* largest, T* sum) {
+void join(const Lines& l, T* lse, const T* column_sum, T* largest, T* sum) {
   for (int64_t i = 0; i < l.length; ++i) {
-    const T top = std::max(largest[i], kept_largest[i]);
-    const T row = T(__builtin_exp(double(largest[i] - top))), column = T(__builtin_exp(double(kept_largest[i] - top)));
-    const T scale = 1 / (sum[i] * row + kept_sum[i] * column);
-    kept_largest[i] = top;
-    kept_sum[i] = scale;
-    largest[i] = row * scale;
-    sum[i] = column * scale;
+    const T top = std::max(largest[i], lse[i]);
+    const T row = T(__builtin_exp(double(largest[i] - top))), column = T(__builtin_exp(double(lse[i] - top)));
+    const T total = sum[i] * row + column_sum[i] * column;
+    lse[i] = T(top + __builtin_log(double(total)));
+    largest[i] = row / total;
+    sum[i] = column / total;
   }
 }
 
@@ -170,36 +169,36 @@ void blend(const T* from, int64_t plane, const Lines& l, int64_t lines, int64_t 
     }
 }
 
-// Lines [begin, end) of the batch: exponentials and their sums, and with kValues the result.
-template <bool kColumns, bool kValues, class S, class T = Sum<S>>
+// Lines [begin, end) of the batch: exponentials, their sums, and the result.
+template <bool kColumns, class S, class T = Sum<S>>
 void attend(const Problem<S>& p, int64_t begin, int64_t end) {
   const Lines l = lines_of<kColumns>(p);
   const int64_t plane = p.pixels(), padded = l.padded(), most = l.together(sizeof(T));
   Gathered<S, kByChannels> query(most, p.dims, padded), key(most, p.dims, padded);
-  Gathered<S, kByPositions> value(kValues ? most : 0, kChunk, padded);
-  Weights<Element<S>> weights(kValues ? most : 1, 1, padded * padded);
-  Buffer<T> part(kValues ? most * kChunk * padded : 0), largest(most * padded), sum(largest.size());
+  Gathered<S, kByPositions> value(most, kChunk, padded);
+  Weights<Element<S>> weights(most, 1, padded * padded);
+  Buffer<T> part(most * kChunk * padded), largest(most * padded), sum(largest.size());
   for (int64_t at = begin, lines; at < end; at += lines) {
     const int64_t n = at / l.count, first = at % l.count, offset = first * l.apart;
     lines = std::min({most, l.count - first, end - at});
     gather<kColumns>(p.query + n * p.dims * plane + offset, plane, l, lines, p.dims, query);
     gather<kColumns>(p.key + n * p.dims * plane + offset, plane, l, lines, p.dims, key);
     for (int64_t line = 0; line < lines; ++line) {
-      const int64_t of = kValues ? line : 0, pixel = n * plane + offset + line * l.apart;
-      T *w = weights.line(of), *top = largest.data() + line * padded, *total = sum.data() + line * padded;
+      const int64_t pixel = n * plane + offset + line * l.apart;
+      T *w = weights.line(line), *top = largest.data() + line * padded, *total = sum.data() + line * padded;
       multiply_channels<false>(key.by_channels(line, p.dims), query.by_channels(line, p.dims), l.length, p.dims, padded,
                                w);
       exponentiate<kColumns>(w, l, top, total);
-      if constexpr (kValues) paired_rows(w, l.length, padded, weights.rows(of));
+      paired_rows(w, l.length, padded, weights.rows(line));
       if constexpr (kColumns)
         for (int64_t i = 0; i < l.length; ++i) {
-          p.largest[pixel + i * l.step] = top[i];
+          p.lse[pixel + i * l.step] = top[i];
           p.sum[pixel + i * l.step] = total[i];
         }
       else
-        join(l, p.largest + pixel, p.sum + pixel, top, total);
+        join(l, p.lse + pixel, p.sum + pixel, top, total);
     }
-    for (int64_t c = 0; kValues && c < p.channels; c += kChunk) {
+    for (int64_t c = 0; c < p.channels; c += kChunk) {
       const int64_t chunk = std::min<int64_t>(kChunk, p.channels - c), place = (n * p.channels + c) * plane + offset;
       gather<kColumns>(p.value + place, plane, l, lines, chunk, value);
       for (int64_t line = 0; line < lines; ++line)
@@ -215,12 +214,12 @@ void attend(const Problem<S>& p, int64_t begin, int64_t end) {
 
 // energies (queries, padded keys) to the weights of the joint softmax.
 template <bool kColumns, class T>
-void normalize(T* energies, const Lines& l, const T* largest, const T* scale) {
+void normalize(T* energies, const Lines& l, const T* lse) {
   using V = Eight<T>;
   const int64_t padded = l.padded();
   for (int64_t i = 0; i < l.length; ++i) {
     T* e = energies + i * padded;
-    for (int64_t j = 0; j < padded; j += 8) store(e + j, exp(load<V>(e + j) - largest[i * l.step]) * scale[i * l.step]);
+    for (int64_t j = 0; j < padded; j += 8) store(e + j, exp(load<V>(e + j) - lse[i * l.step]));
     if constexpr (kColumns) e[i] = 0;
   }
 }
@@ -272,7 +271,7 @@ void differentiate(const Problem<S>& p, int64_t begin, int64_t end) {
       T* w = weights.line(line);
       multiply_channels<false>(query.by_channels(line, p.dims), key.by_channels(line, p.dims), l.length, p.dims, padded,
                                w);
-      normalize<kColumns>(w, l, p.largest + to, p.sum + to);
+      normalize<kColumns>(w, l, p.lse + to);
       paired_rows(w, l.length, padded, weights.rows(line));
     }
     std::fill_n(delta.data(), delta.size(), T(0));
@@ -312,19 +311,11 @@ void differentiate(const Problem<S>& p, int64_t begin, int64_t end) {
 
 template <class S>
 void attend_columns(const Problem<S>& p, int64_t begin, int64_t end) {
-  attend<true, true>(p, begin, end);
+  attend<true>(p, begin, end);
 }
 template <class S>
 void attend_rows(const Problem<S>& p, int64_t begin, int64_t end) {
-  attend<false, true>(p, begin, end);
-}
-template <class S>
-void normalize_columns(const Problem<S>& p, int64_t begin, int64_t end) {
-  attend<true, false>(p, begin, end);
-}
-template <class S>
-void normalize_rows(const Problem<S>& p, int64_t begin, int64_t end) {
-  attend<false, false>(p, begin, end);
+  attend<false>(p, begin, end);
 }
 template <class S>
 void differentiate_rows(const Problem<S>& p, int64_t begin, int64_t end) {
