@@ -12,8 +12,8 @@ PSA = (
 )
 
 EXPLAINED: dict[tuple[str, str], str] = {
-    ("gpu", "criss_cross_attention"): "neighbours in a column lie a row apart in memory, and without transposed copies "
-    "each load of one costs a sector; what the kernel saves is memory",
+    ("gpu", "criss_cross_attention"): "rows of an older kernel, without the copies with channels side by side that it "
+    "has since: neighbours in a column lay a row apart in memory, and each load of one cost a sector",
     ("gpu", "em_attention"): FLOAT32,
     ("gpu", "encoding"): FLOAT32,
     ("gpu", "point_sample"): LAUNCHES,

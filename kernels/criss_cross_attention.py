@@ -237,17 +237,23 @@ def tiles(dtype: torch.dtype, results: int, dims: int, channels: int = 0) -> lis
     """The constants of a launch that makes energies of ``dims`` channels, with ``channels`` their gradients of so many,
     for results of so many channels. First the largest tiles that do not spill; float64 holds a three-dimensional
     product in registers, and has no other tiles."""
-    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
     if dtype == torch.float64:
         sizes = {"OWN": 16, "OTHER": 8, "DEPTH": 8, "CHANNELS": 8, "num_warps": 4, "num_stages": 1}
+    elif dtype == torch.float32:
+        sizes = {"DEPTH": 32, "CHANNELS": min(128, power_of_two(results)), "num_stages": 1}
     else:
-        depth, most = (32, 128) if dtype == torch.float32 else (64, 256)
-        sizes = {"OWN": 64, "OTHER": 32, "DEPTH": min(depth, power_of_two(max(dims, channels)))}
-        sizes |= {"CHANNELS": min(most, power_of_two(results)), "num_warps": 8, "num_stages": 1}
+        sizes = {"DEPTH": 64, "CHANNELS": min(256, power_of_two(results)), "num_stages": 2}
+    sizes = {"OWN": 64, "OTHER": 32, "num_warps": 4 if max(results, dims, channels) <= 32 else 8, **sizes}
+    if dtype != torch.float64:
+        sizes["DEPTH"] = min(sizes["DEPTH"], power_of_two(max(dims, channels)))
+    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
     first = {**sizes, "WHOLE": dims <= sizes["DEPTH"], "PRECISION": precision}
     if channels:
         first["WHOLE_VALUES"] = channels <= sizes["DEPTH"]
-    return [first] if dtype == torch.float64 else tuning.variants(first, {"OTHER": 16}, {"OWN": 32})
+    if dtype == torch.float64:
+        return [first]
+    other = {"OTHER": 16} if dtype == torch.float32 else {"OTHER": 64}
+    return tuning.variants(first, {"OWN": 32}, other, {"CHANNELS": max(16, sizes["CHANNELS"] // 2)})
 
 
 def power_of_two(channels: int) -> int:
@@ -333,7 +339,7 @@ def _aot() -> Iterator[tuple]:
         for kernel in (attend_kernel, value_gradient_kernel, energy_gradient_kernel):
             types = dict.fromkeys(("lse", "mean", "part", "kept", "query_part", "key_part"), sums)
             types = {n: t for n, t in (types | dict.fromkeys(inputs, pointer)).items() if n in kernel.arg_names}
-            shapes = {torch.float64: ((8, 8),)}.get(dtype, ((16, 16), (64, 512), (512, 512)))
+            shapes = {torch.float64: ((8, 8),)}.get(dtype, ((16, 16), (32, 256), (64, 512), (512, 512)))
             precisions = ("tf32", "tf32x3") if dtype == torch.float32 else ("tf32",)
             every = itertools.product((True, False), shapes, precisions)
             yield (
