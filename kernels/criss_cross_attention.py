@@ -1,11 +1,11 @@
 """Criss-cross attention on a GPU: the columns of a map, then its rows, no attention map in memory.
 
 Idea. A map falls into lines, once into columns and once into rows, which differ in their strides alone; the attention
-within a line is dense. Forward, a tile of queries goes through the keys of its column with an online softmax, and leaves
-the largest energy, the sum of exponentials and the weighted sum of the values; that of the row goes on from there.
+within a line is dense. Forward, a tile of queries goes through the keys of its column with an online softmax and leaves
+the largest energy, the sum of exponentials and the weighted sum of the values; in its row it goes on from there.
 Backward, the weights are made anew from the log of the joint sum and multiplied while they are in registers: with the
 result's gradient (for the values), and, as gradients of the energies, with keys (for queries) and with queries (for
-keys), these two in one launch. Columns write, rows add to what is there. The inputs are copied once with their channels
+keys), these two in one launch. Columns write, rows add to what is there. The inputs are copied once, their channels
 side by side, in which rows and columns alike are read in wide pieces; rows, last, write the result as it is wanted.
 
 Precision. Sums are float32, also between columns and rows. float32 products are split into three TF32 products, which
@@ -76,7 +76,7 @@ def attend_kernel(
     IS_COLUMN: tl.constexpr, WHOLE: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
     DEPTH: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The values weighted by the softmax, and the log of its sum. kept (N, P, 2) are the largest energies of columns and
+    """The values weighted by the softmax, and the log of its sum. kept (N, P, 2): the largest energies of columns, and
     the sums of their exponentials."""
     item, start, i = place(count, blocks, apart, OWN)
     pixel = item * plane + start
@@ -240,7 +240,7 @@ def tiles(dtype: torch.dtype, results: int, dims: int, channels: int = 0) -> lis
     if dtype == torch.float64:
         sizes = {"OWN": 16, "OTHER": 8, "DEPTH": 8, "CHANNELS": 8, "num_warps": 4, "num_stages": 1}
     elif dtype == torch.float32:
-        sizes = {"DEPTH": 32, "CHANNELS": min(128, power_of_two(results)), "num_stages": 1}
+        sizes = {"DEPTH": 32, "CHANNELS": min(64 if channels else 128, power_of_two(results)), "num_stages": 2}
     else:
         sizes = {"DEPTH": 64, "CHANNELS": min(256, power_of_two(results)), "num_stages": 2}
     sizes = {"OWN": 64, "OTHER": 32, "num_warps": 4 if max(results, dims, channels) <= 32 else 8, **sizes}
@@ -252,8 +252,10 @@ def tiles(dtype: torch.dtype, results: int, dims: int, channels: int = 0) -> lis
         first["WHOLE_VALUES"] = channels <= sizes["DEPTH"]
     if dtype == torch.float64:
         return [first]
-    other = {"OTHER": 16} if dtype == torch.float32 else {"OTHER": 64}
-    return tuning.variants(first, {"OWN": 32}, other, {"CHANNELS": max(16, sizes["CHANNELS"] // 2)})
+    halved = {"CHANNELS": max(16, sizes["CHANNELS"] // 2)}
+    if dtype == torch.float32:
+        return tuning.variants(first, {"OWN": 32, "OTHER": 16}, {"OTHER": 16}, halved)
+    return tuning.variants(first, {"OWN": 32}, {"OTHER": 64}, halved)
 
 
 def power_of_two(channels: int) -> int:

@@ -19,8 +19,8 @@ def energies(query: Tensor, key: Tensor) -> Tensor:
 
 
 def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """value (N, C, H, W): the mean of the criss-cross path by the softmax, equation 2 without the residual; and, of every
-    pixel, log(sum(exp(energies))), (N, H, W)."""
+    """value (N, C, H, W): the mean of the criss-cross path by the softmax, equation 2 without the residual; and, of
+    every pixel, log(sum(exp(energies))), (N, H, W)."""
     every, x = energies(wide(query), wide(key)), wide(value)
     column, row = every.softmax(-1).split(value.shape[2:], -1)
     out = torch.einsum("nhwi,nciw->nchw", column, x) + torch.einsum("nhwj,nchj->nchw", row, x)
