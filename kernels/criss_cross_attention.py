@@ -240,10 +240,11 @@ def tiles(dtype: torch.dtype, results: int, dims: int, channels: int = 0) -> lis
     if dtype == torch.float64:
         sizes = {"OWN": 16, "OTHER": 8, "DEPTH": 8, "CHANNELS": 8, "num_warps": 4, "num_stages": 1}
     elif dtype == torch.float32:
-        sizes = {"DEPTH": 32, "CHANNELS": min(64 if channels else 128, power_of_two(results)), "num_stages": 2}
+        most = 64 if channels else 128
+        sizes = {"OTHER": 16, "DEPTH": 32, "CHANNELS": min(most, power_of_two(results)), "num_stages": 2}
     else:
-        sizes = {"DEPTH": 64, "CHANNELS": min(256, power_of_two(results)), "num_stages": 2}
-    sizes = {"OWN": 64, "OTHER": 32, "num_warps": 4 if max(results, dims, channels) <= 32 else 8, **sizes}
+        sizes = {"OTHER": 32, "DEPTH": 64, "CHANNELS": min(256, power_of_two(results)), "num_stages": 2}
+    sizes = {"OWN": 64, "num_warps": 4 if max(results, dims, channels) <= 32 else 8, **sizes}
     if dtype != torch.float64:
         sizes["DEPTH"] = min(sizes["DEPTH"], power_of_two(max(dims, channels)))
     precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
@@ -254,7 +255,7 @@ def tiles(dtype: torch.dtype, results: int, dims: int, channels: int = 0) -> lis
         return [first]
     halved = {"CHANNELS": max(16, sizes["CHANNELS"] // 2)}
     if dtype == torch.float32:
-        return tuning.variants(first, {"OWN": 32, "OTHER": 16}, {"OTHER": 16}, halved)
+        return tuning.variants(first, {"OWN": 32}, {**halved, "OTHER": 32})
     return tuning.variants(first, {"OWN": 32}, {"OTHER": 64}, halved)
 
 
