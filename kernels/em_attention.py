@@ -1,71 +1,64 @@
-"""Expectation-maximization attention on a GPU: each iteration is one pass over x.
+"""Expectation-maximization attention on a GPU: in each iteration x is read once for each of the two steps.
 
-Idea. A program has a block of pixels. It goes over the channels twice: the first time it multiplies x with the bases,
-for the responsibilities of its pixels; the second time, out of the cache, it multiplies x with these, and writes its
-part of the moments. The parts are summed by torch, without atomics, so that results repeat. Back through an iteration
-a program makes the responsibilities of its pixels again, and their gradient. The products that make the output and the
-gradients are torch's own.
+Idea. For the E step a program has a block of pixels, multiplies it with the bases, and writes the responsibilities,
+which are K numbers a pixel. The M step is the product of `soft_assignment`; a third kernel adds its few parts and makes
+bases of them. Back through an iteration a program makes the responsibilities of its pixels again, and their gradient;
+both are kept for all iterations, and one product of torch makes the gradient of x of them at the end: then it is
+rounded once, and never read again to be added to. No atomics, so that results repeat.
 
-Memory. x and the gradient are read in whatever layout they have. The parts of the moments take C K numbers for each
-block of pixels, the last responsibilities P K for each image, an iteration on the way back 2 P K.
+Memory. x and the gradient are read in whatever layout and dtype they have. The responsibilities take P K numbers, the
+parts of the moments C K for every 512 pixels; all iterations on the way back 2 T P K.
 
-float32 is split into three TF32 products, which keeps about 22 bits; float64 does without tensor cores.
+Precision. Sums, bases and moments are float32. float32 is split into three TF32 products, which keeps about 22 bits;
+float64 does without tensor cores. bfloat16 is multiplied as it is, and bases, moments, responsibilities and their
+gradients are rounded to it before they are multiplied, as on a CPU. float16 is widened in registers and multiplied as
+float32: moments and small responsibilities exceed its range. Only in the output, whose factors are at most 1, both are
+float16; the product that makes the gradient of x is float32, and rounded afterwards.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 import triton
 import triton.language as tl
-from segops.kernels.soft_assignment import softmax
-from segops.kernels.tile_product import product
+from segops.kernels.soft_assignment import POINTERS, kept, softmax, summed, weighed, width
+from segops.kernels.tile_product import mixed_product
 from torch import Tensor
 
 from segops.kernels import tuning
-from segops.reference.em_attention import divided, maximise_backward
-from segops.reference.halves import wide
 
 
 @triton.jit
-def accumulate_kernel(
-    x, mu, parts, sums, keep, pixels, blocks, channels, bases, mu_n, x_n, x_c, x_p,
-    PIXELS: tl.constexpr, CHANNELS: tl.constexpr, BASES: tl.constexpr, KEEP: tl.constexpr,
+def respond_kernel(
+    x, mu, z, pixels, blocks, channels, bases, mu_n, x_n, x_c, x_p,
+    PIXELS: tl.constexpr, CHANNELS: tl.constexpr, BASES: tl.constexpr,
 ):  # fmt: skip
-    """A block's part of x z^T (N, blocks, C, K) and of the sums of z (N, blocks, K); keep (N, P, K) receives z."""
+    """The responsibilities (N, P, K) of a block of pixels for the bases mu (C, K)."""
     block = tl.program_id(0).to(tl.int64)
     item = block // blocks
     p = block % blocks * PIXELS + tl.arange(0, PIXELS)
     k = tl.arange(0, BASES)
     here, basis = (p < pixels)[:, None], (k < bases)[None, :]
-    x += item * x_n
+    x += item * x_n + p[:, None] * x_p
     mu += item * mu_n + k[None, :]
-    s = tl.zeros([PIXELS, BASES], x.dtype.element_ty)
+    s = tl.zeros([PIXELS, BASES], mu.dtype.element_ty)
     for first in range(0, channels, CHANNELS):
         c = first + tl.arange(0, CHANNELS).to(tl.int64)
-        mask = here & (c < channels)[None, :]
-        a = tl.load(x + p[:, None] * x_p + c[None, :] * x_c, mask=mask, other=0.0)
-        b = tl.load(mu + c[:, None] * bases, mask=(c < channels)[:, None] & basis, other=0.0)
-        s += product(a, b)
-    z = softmax(s, p, k, pixels, bases)
-    tl.store(sums + block * bases + k, tl.sum(z, axis=0), mask=k < bases)
-    if KEEP:
-        tl.store(keep + (item * pixels + p[:, None]) * bases + k[None, :], z, mask=here & basis)
-    parts += block * channels * bases + k[None, :]
-    for first in range(0, channels, CHANNELS):
-        c = first + tl.arange(0, CHANNELS).to(tl.int64)
-        mask = (c < channels)[:, None] & (p < pixels)[None, :]
-        a = tl.load(x + c[:, None] * x_c + p[None, :] * x_p, mask=mask, other=0.0)
-        tl.store(parts + c[:, None] * bases, product(a, z), mask=(c < channels)[:, None] & basis)
+        a = tl.load(x + c[None, :] * x_c, mask=here & (c < channels)[None, :], other=0.0)
+        s += mixed_product(a, tl.load(mu + c[:, None] * bases, mask=(c < channels)[:, None] & basis, other=0.0))
+    z += (item * pixels + p[:, None]) * bases + k[None, :]
+    tl.store(z, softmax(s, p, k, pixels, bases).to(z.dtype.element_ty), mask=here & basis)
 
 
 @triton.jit
 def differentiate_kernel(
-    x, grad, mu, last, moments, sums, both, pixels, blocks, channels, bases, mu_n, x_n, x_c, x_p, g_n, g_c, g_p,
+    x, grad, tables, last, sums, both, pixels, blocks, channels, bases, row, x_n, x_c, x_p, g_n, g_c, g_p,
     PIXELS: tl.constexpr, CHANNELS: tl.constexpr, BASES: tl.constexpr, FIRST: tl.constexpr,
 ):  # fmt: skip
-    """Back through an iteration: z and ds to `both` (N, P, 2 K).
+    """Back through an iteration, of whose `tables` (N, C, row) the first 2 K columns are moments and mu: z and ds to
+    the first 2 K of `both` (N, P, row).
 
     ds is the gradient of the softmax's argument, that of z being x^T moments + sums, and in the iteration that comes
     FIRST (the last of the forward pass) grad^T last besides.
@@ -75,46 +68,140 @@ def differentiate_kernel(
     p = block % blocks * PIXELS + tl.arange(0, PIXELS)
     k = tl.arange(0, BASES)
     here, basis = (p < pixels)[:, None], (k < bases)[None, :]
-    x += item * x_n
+    x += item * x_n + p[:, None] * x_p
     grad += item * g_n + p[:, None] * g_p
-    mu += item * mu_n + k[None, :]
-    table = item * channels * bases + k[None, :]
-    s = tl.zeros([PIXELS, BASES], x.dtype.element_ty)
-    u = tl.zeros([PIXELS, BASES], x.dtype.element_ty)
+    tables += item * channels * row + k[None, :]
+    last += item * channels * bases + k[None, :]
+    s = tl.zeros([PIXELS, BASES], tables.dtype.element_ty)
+    u = tl.zeros([PIXELS, BASES], tables.dtype.element_ty)
     for first in range(0, channels, CHANNELS):
         c = first + tl.arange(0, CHANNELS).to(tl.int64)
-        mask, inside, place = here & (c < channels)[None, :], (c < channels)[:, None] & basis, c[:, None] * bases
-        a = tl.load(x + p[:, None] * x_p + c[None, :] * x_c, mask=mask, other=0.0)
-        s += product(a, tl.load(mu + place, mask=inside, other=0.0))
-        u += product(a, tl.load(moments + table + place, mask=inside, other=0.0))
+        mask, inside = here & (c < channels)[None, :], (c < channels)[:, None] & basis
+        a = tl.load(x + c[None, :] * x_c, mask=mask, other=0.0)
+        s += mixed_product(a, tl.load(tables + c[:, None] * row + bases, mask=inside, other=0.0))
+        u += mixed_product(a, tl.load(tables + c[:, None] * row, mask=inside, other=0.0))
         if FIRST:
             a = tl.load(grad + c[None, :] * g_c, mask=mask, other=0.0)
-            u += product(a, tl.load(last + table + place, mask=inside, other=0.0))
+            u += mixed_product(a, tl.load(last + c[:, None] * bases, mask=inside, other=0.0))
     z = softmax(s, p, k, pixels, bases)
     u += tl.load(sums + item * bases + k, mask=k < bases, other=0.0)[None, :]
     u = z * (u - tl.sum(z * u, axis=1)[:, None])
-    both += (item * pixels + p[:, None]) * 2 * bases + k[None, :]
-    tl.store(both, z, mask=here & basis)
-    tl.store(both + bases, u, mask=here & basis)
+    both += (item * pixels + p[:, None]) * row + k[None, :]
+    tl.store(both, z.to(both.dtype.element_ty), mask=here & basis)
+    tl.store(both + bases, u.to(both.dtype.element_ty), mask=here & basis)
 
 
-# Where the first of `tiles` was measured: benchmarks/results/gpu-h200.json. That of the gradient's is younger.
-MACHINES = ("NVIDIA H200",)
-GRADIENT_MACHINES = ()
+@triton.jit
+def divisor(amount, ADDED: tl.constexpr):
+    """What a sum or a norm divides by, as `divided` of the reference has it."""
+    return amount + 1e-6 if ADDED else tl.maximum(amount, 1e-12)
+
+
+@triton.jit
+def slope(amount, ADDED: tl.constexpr):
+    """That of the divisor, 0 where it is cut off."""
+    return tl.full(amount.shape, 1.0, amount.dtype) if ADDED else (amount >= 1e-12).to(amount.dtype)
+
+
+@triton.jit
+def add_parts(total, parts, mask, slices, stride):
+    """total and what all slices have."""
+    for _ in range(slices):
+        total += tl.load(parts, mask=mask, other=0.0)
+        parts += stride
+    return total
+
+
+@triton.jit
+def maximise_kernel(
+    parts, sums, mu, norms, slices, channels, bases,
+    CHANNELS: tl.constexpr, BASES: tl.constexpr, ADDED: tl.constexpr,
+):  # fmt: skip
+    """Some bases mu (N, C, K) of an image, of the parts of its moments, and what they were divided by (N, 2, K)."""
+    item = tl.program_id(0).to(tl.int64)
+    k = tl.program_id(1) * BASES + tl.arange(0, BASES)
+    basis, table = k < bases, channels * bases
+    parts += item * slices * table + k[None, :]
+    mu += item * table + k[None, :]
+    norms += item * 2 * bases + k
+    square = tl.zeros([BASES], mu.dtype.element_ty)
+    total = add_parts(tl.zeros([BASES], mu.dtype.element_ty), sums + item * slices * bases + k, basis, slices, bases)
+    for first in range(0, channels, CHANNELS):
+        c = first + tl.arange(0, CHANNELS)[:, None]
+        mask = (c < channels) & basis[None, :]
+        mean = add_parts(tl.zeros([CHANNELS, BASES], mu.dtype.element_ty), parts + c * bases, mask, slices, table)
+        mean /= divisor(total, ADDED)[None, :]
+        square += tl.sum(mean * mean, axis=0)
+        tl.store(mu + c * bases, mean, mask=mask)
+    norm = tl.sqrt(square)
+    tl.store(norms, total, mask=basis)
+    tl.store(norms + bases, norm, mask=basis)
+    tl.debug_barrier()  # what is read now other threads may have written
+    for first in range(0, channels, CHANNELS):
+        c = first + tl.arange(0, CHANNELS)[:, None]
+        mask = (c < channels) & basis[None, :]
+        mean = tl.load(mu + c * bases, mask=mask, other=0.0)
+        tl.store(mu + c * bases, mean / divisor(norm, ADDED)[None, :], mask=mask)
+
+
+@triton.jit
+def maximise_backward_kernel(
+    parts, grad, mu, norms, moments, sums, slices, channels, bases, row,
+    CHANNELS: tl.constexpr, BASES: tl.constexpr, ADDED: tl.constexpr,
+):  # fmt: skip
+    """From the gradient of bases (N, C, K), which is grad and all parts, to that of the moments (N, C, row) and that of
+    the sums of z (N, K): `maximise_backward` of the reference, whose sums over channels follow from two."""
+    item = tl.program_id(0).to(tl.int64)
+    k = tl.program_id(1) * BASES + tl.arange(0, BASES)
+    basis, table = k < bases, channels * bases
+    parts += item * slices * table + k[None, :]
+    grad += item * table + k[None, :]
+    mu += item * table + k[None, :]
+    moments += item * channels * row + k[None, :]
+    total = tl.load(norms + item * 2 * bases + k, mask=basis, other=1.0)
+    norm = tl.load(norms + (item * 2 + 1) * bases + k, mask=basis, other=1.0)
+    along = tl.zeros([BASES], mu.dtype.element_ty)
+    square = tl.zeros([BASES], mu.dtype.element_ty)
+    for first in range(0, channels, CHANNELS):
+        c = first + tl.arange(0, CHANNELS)[:, None]
+        mask = (c < channels) & basis[None, :]
+        m = tl.load(mu + c * bases, mask=mask, other=0.0)
+        g = add_parts(tl.load(grad + c * bases, mask=mask, other=0.0), parts + c * bases, mask, slices, table)
+        along += tl.sum(g * m, axis=0)
+        square += tl.sum(m * m, axis=0)
+        tl.store(moments + c.to(tl.int64) * row, g, mask=mask)
+    pull = tl.where(norm > 0, along * slope(norm, ADDED) / tl.where(norm > 0, norm, 1.0), 0.0)
+    back = along - square * pull * divisor(norm, ADDED)
+    tl.store(sums + item * bases + k, -back / divisor(total, ADDED) * slope(total, ADDED), mask=basis)
+    tl.debug_barrier()  # as above
+    for first in range(0, channels, CHANNELS):
+        c = first + tl.arange(0, CHANNELS)[:, None]
+        mask = (c < channels) & basis[None, :]
+        m = tl.load(mu + c * bases, mask=mask, other=0.0)
+        g = tl.load(moments + c.to(tl.int64) * row, mask=mask, other=0.0)
+        g = (g / divisor(norm, ADDED)[None, :] - m * pull[None, :]) / divisor(total, ADDED)[None, :]
+        tl.store(moments + c.to(tl.int64) * row, g, mask=mask)
+
+
+MACHINES = ()  # where the first candidates were measured: nowhere, by benchmarks/results/
+TABLE = {"CHANNELS": 256, "BASES": 8, "num_warps": 8}  # 8 numbers are what memory is read in
 
 
 def tiles(bases: int, dtype: torch.dtype, gradient: bool = False) -> list[dict[str, int]]:
     """Tiles that do not spill; float64 holds a three-dimensional product in registers."""
-    width = max(16, triton.next_power_of_2(bases))
+    columns = width(bases)
     if dtype == torch.float64:
-        pixels = 16 if width <= 64 else 8
-        return [{"PIXELS": pixels, "CHANNELS": max(1, 2048 // (pixels * width)), "BASES": width, "num_warps": 8}]
-    pixels = 16 if width > 128 else 32 if width > 64 or gradient else 64
-    warps = 4 if width <= 32 or (width > 128 and not gradient) else 8
-    first = {"PIXELS": pixels, "CHANNELS": 16, "BASES": width, "num_warps": warps, "num_stages": 1}
-    if gradient and width == 64:
-        first |= {"num_warps": 4, "num_stages": 3}
-    return tuning.variants(first, {"PIXELS": max(16, pixels // 2)}, {"num_stages": 1})
+        pixels = 16 if columns <= 64 else 8
+        return [{"PIXELS": pixels, "CHANNELS": max(2, 2048 // (pixels * columns)), "BASES": columns, "num_warps": 8}]
+    halves = dtype == torch.bfloat16
+    if gradient:
+        pixels = max(16, min(64, 8192 // columns) // (1 if halves else 2))
+        first = {"PIXELS": pixels, "CHANNELS": 16, "BASES": columns, "num_warps": 8, "num_stages": 3 if halves else 2}
+        return tuning.variants(first, {"num_stages": 1}, {"PIXELS": max(16, pixels // 2)} if halves else {})
+    pixels, (channels, stages) = max(16, min(64, 4096 // columns)), (64, 2) if halves else (16, 3)
+    first = {"PIXELS": pixels, "CHANNELS": channels, "BASES": columns, "num_warps": 8, "num_stages": stages}
+    wide = {"CHANNELS": 32, "num_stages": 3} if halves else {"num_stages": 2}
+    return tuning.variants(first, {"PIXELS": 2 * pixels, **wide})
 
 
 def stride(table: Tensor) -> int:
@@ -122,93 +209,98 @@ def stride(table: Tensor) -> int:
     return 0 if table.shape[0] == 1 else table.stride(0)
 
 
-def accumulate(x: Tensor, mu: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
-    """x z^T (N, C, K) and the sums of z (N, 1, K); keep (N, P, K) receives z."""
+def respond(x: Tensor, mu: Tensor) -> Tensor:
+    """The responsibilities (N, P, K) of pixels (N, C, P) for bases (N or 1, C, K)."""
     (items, channels, pixels), bases = x.shape, mu.shape[2]
+    z = x.new_empty(items, pixels, bases, dtype=kept(x))
 
-    def launch(constants: dict) -> tuple[Tensor, Tensor]:
+    def launch(constants: dict) -> None:
         blocks = triton.cdiv(pixels, constants["PIXELS"])
-        parts, sums = x.new_empty(items, blocks, channels, bases), x.new_empty(items, blocks, bases)
-        accumulate_kernel[(items * blocks,)](
-            x, mu, parts, sums, sums if keep is None else keep, pixels, blocks, channels, bases, stride(mu),
-            *x.stride(), KEEP=keep is not None, **constants,
-        )  # fmt: skip
-        return parts.sum(1), sums.sum(1, keepdim=True)
+        respond_kernel[(items * blocks,)](
+            x, mu, z, pixels, blocks, channels, bases, stride(mu), *x.stride(), **constants
+        )
 
-    return tuning.run("em_attention.accumulate", launch, tiles(bases, x.dtype), MACHINES, x, *x.shape, bases)
+    tuning.run("em_attention.respond", launch, tiles(bases, x.dtype), MACHINES, x, *x.shape, bases)
+    return z
 
 
-def differentiate(x: Tensor, grad: Tensor | None, mu: Tensor, last: Tensor, moments: Tensor, sums: Tensor) -> Tensor:
-    """z and ds side by side, (N, P, 2 K)."""
-    (items, channels, pixels), bases = x.shape, mu.shape[2]
-    g, first, both = x if grad is None else grad, grad is not None, x.new_empty(items, pixels, 2 * bases)
-    moments, sums = moments.contiguous(), sums.contiguous()
+def differentiate(x: Tensor, grad: Tensor | None, tables: Tensor, last: Tensor, sums: Tensor, both: Tensor) -> None:
+    """z and ds to `both` (N, P, 2 K), which has the strides of `tables` (N, C, 2 K)."""
+    (items, channels, pixels), bases = x.shape, last.shape[2]
+    g, first = x if grad is None else grad, grad is not None
 
     def launch(constants: dict) -> None:
         blocks = triton.cdiv(pixels, constants["PIXELS"])
         differentiate_kernel[(items * blocks,)](
-            x, g, mu, last, moments, sums, both, pixels, blocks, channels, bases, stride(mu), *x.stride(), *g.stride(),
-            FIRST=first, **constants,
+            x, g, tables, last, sums, both, pixels, blocks, channels, bases, tables.stride(1), *x.stride(),
+            *g.stride(), FIRST=first, **constants,
         )  # fmt: skip
 
     candidates = tiles(bases, x.dtype, gradient=True)
-    tuning.run("em_attention.differentiate", launch, candidates, GRADIENT_MACHINES, x, *x.shape, bases, first)
-    return both
+    tuning.run("em_attention.differentiate", launch, candidates, MACHINES, x, *x.shape, bases, first)
 
 
 def em_attention(x: Tensor, bases: Tensor, iterations: int, eps_mode: str) -> tuple[Tensor, Tensor, Tensor]:
     """x (N, C, P), bases (N or 1, C, K) to (N, C, P), (T, N, C, K) and (T, N, 2, K)."""
-    items, channels, pixels = x.shape
-    dtype, x, count = x.dtype, wide(x), bases.shape[2]
-    history, norms = x.new_empty(iterations, items, channels, count), x.new_empty(iterations, items, 2, count)
+    (items, channels, _), count = x.shape, bases.shape[2]
+    history = x.new_empty(iterations, items, channels, count, dtype=summed(x))
+    norms = history.new_empty(iterations, items, 2, count)
     if items == 0:
-        return x.new_empty(x.shape, dtype=dtype), history, norms
-    mu, z = bases.contiguous(), x.new_empty(items, pixels, count)
+        return x.new_empty(x.shape), history, norms
+    mu, programs = bases.contiguous(), (items, triton.cdiv(count, TABLE["BASES"]))
     for t in range(iterations):
-        moments, total = accumulate(x, mu, z if t == iterations - 1 else None)
-        mean = divided(moments, total, eps_mode)
-        norm = torch.linalg.vector_norm(mean, dim=1, keepdim=True)
-        mu = history[t].copy_(divided(mean, norm, eps_mode))
-        torch.cat([total, norm], 1, out=norms[t])
-    return torch.bmm(mu, z.mT).to(dtype), history, norms
+        z = respond(x, mu)
+        parts, sums = weighed(x, z)
+        mu = history[t]
+        maximise_kernel[programs](
+            parts, sums, mu, norms[t], parts.shape[1], channels, count, ADDED=eps_mode == "add", **TABLE
+        )
+    return torch.bmm(mu.to(x.dtype), z.mT.to(x.dtype)), history, norms
 
 
 def em_attention_backward(
     grad: Tensor, grad_history: Tensor, x: Tensor, bases: Tensor, history: Tensor, norms: Tensor, eps_mode: str
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x and bases."""
-    if x.shape[0] == 0:
+    (items, channels, pixels), count, iterations = x.shape, bases.shape[2], len(history)
+    if items == 0:
         return x.new_empty(x.shape), torch.zeros_like(bases, memory_format=torch.contiguous_format)
-    dtype, x, grad = x.dtype, wide(x), wide(grad)
-    before, count = [bases.contiguous(), *history.contiguous()], bases.shape[2]
-    last, out = before[-1], x.new_empty(x.shape)
-    grad_mu = torch.bmm(grad, torch.softmax(x.mT @ before[-2], 2))
-    for t in reversed(range(len(history))):
-        first = t == len(history) - 1
-        moments, sums = maximise_backward(grad_mu + grad_history[t], before[t + 1], norms[t], eps_mode)
-        both = differentiate(x, grad if first else None, before[t], last, moments, sums)
-        coefficients = torch.cat([moments, before[t].expand_as(moments)], 2)
-        torch.baddbmm(out, coefficients, both.mT, beta=0 if first else 1, out=out)
-        grad_mu = torch.bmm(x, both[..., count:])
-    return out.to(dtype), grad_mu.sum(0, keepdim=True) if bases.shape[0] == 1 else grad_mu
+    grad_history, norms = grad_history.contiguous(), norms.contiguous()
+    before, programs = [bases.contiguous(), *history.contiguous()], (items, triton.cdiv(count, TABLE["BASES"]))
+    tables, sums = bases.new_empty(items, channels, iterations, 2, count), bases.new_empty(items, count)
+    both = x.new_empty(items, pixels, iterations, 2, count, dtype=kept(x))
+    parts, _ = weighed(grad, respond(x, before[-2]))
+    for t in reversed(range(iterations)):
+        first, moments = t == iterations - 1, tables[:, :, t, 0]
+        tables[:, :, t, 1] = before[t]
+        maximise_backward_kernel[programs](
+            parts, grad_history[t], before[t + 1], norms[t], moments, sums, parts.shape[1], channels, count,
+            tables.stride(1), ADDED=eps_mode == "add", **TABLE,
+        )  # fmt: skip
+        differentiate(x, grad if first else None, tables[:, :, t], before[-1], sums, both[:, :, t])
+        parts, _ = weighed(x, both[:, :, t, 1])
+    out = torch.bmm(tables.flatten(2).to(both.dtype), both.flatten(2).mT).to(x.dtype)
+    return out, parts.sum((0, 1))[None] if bases.shape[0] == 1 else parts.sum(1)
 
 
-_POINTERS = ("x", "grad", "mu", "last", "moments", "sums", "both", "parts", "keep")
+def _aot() -> Iterator[tuple]:
+    for dtype, of_map, of_weights, of_sums in POINTERS:
+        for kernel, gradient in ((respond_kernel, False), (differentiate_kernel, True)):
+            types = dict.fromkeys(("mu", "tables", "last", "sums"), of_sums)
+            types |= {"x": of_map, "grad": of_map, "z": of_weights, "both": of_weights}
+            yield (
+                kernel,
+                {name: t for name, t in types.items() if name in kernel.arg_names},
+                [
+                    [{**flag, **c} for c in tiles(bases, dtype, gradient)]
+                    for bases in (64, 19, 128, 256)
+                    for flag in ([{"FIRST": True}, {"FIRST": False}] if gradient else [{}])
+                ],
+            )
+    for kernel in (maximise_kernel, maximise_backward_kernel):
+        names = ("parts", "sums", "mu", "norms", "grad", "moments")
+        types = {name: "*T" for name in names if name in kernel.arg_names}
+        yield kernel, types, [{"ADDED": on, **TABLE} for on in (True, False)]
 
 
-def _aot(kernel: Any, flag: str) -> list[tuple]:
-    return [
-        (
-            kernel,
-            {name: t if name in _POINTERS else "i32" for name in kernel.arg_names},
-            [
-                [{flag: on, **c} for c in tiles(bases, dtype, flag == "FIRST")]
-                for bases in (64, 19, 128, 256)
-                for on in (True, False)
-            ],
-        )
-        for t, dtype in (("*fp32", torch.float32), ("*fp64", torch.float64))
-    ]
-
-
-AOT = _aot(accumulate_kernel, "KEEP") + _aot(differentiate_kernel, "FIRST")
+AOT = list(_aot())

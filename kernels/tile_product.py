@@ -22,6 +22,15 @@ def product(a, b):
 
 
 @triton.jit
+def mixed_product(a, b):
+    """a (I, K) of a map's dtype times b (K, J) of that of sums. b is rounded to bfloat16 where a is that, whose range
+    is float32's; float16, whose range is not, is widened."""
+    if a.dtype == tl.float16:
+        a = a.to(tl.float32)
+    return product(a, b.to(a.dtype))
+
+
+@triton.jit
 def add_product(total, a, b, PRECISION: tl.constexpr):
     """total (I, J) and a (I, K) times b (K, J); PRECISION is float32's, "tf32" or "tf32x3"."""
     if a.dtype == tl.float64:
