@@ -1,61 +1,76 @@
 """The encoding layer on a GPU: residuals from codewords, never N x P x K x D in memory.
 
 Idea. A program has a block of pixels. Squared distances from all codewords are summed over the channels in registers,
-one channel at a time, from explicit differences (no |x|^2 - 2 x c + |c|^2, which cancels). The softmax of these
-multiplies the pixels, out of the cache, and the program writes its part of the sums, which torch adds, without atomics,
-so that results repeat. Back, a program makes distances and assignments again, and the gradients of both; the products
-that make the gradients of pixels and codewords are torch's own.
+one channel at a time, from explicit differences (no |x|^2 - 2 x c + |c|^2, which cancels), and their softmax is
+written. It multiplies the pixels in `soft_assignment`; another kernel adds the few parts, and takes the codewords off.
+Back, a program makes distances and assignments again, and the gradients of both; one more kernel makes the gradient of
+x of them, and `soft_assignment` that of the codewords. No atomics, so that results repeat.
 
 What is summed by products is first centred on the mean codeword: a residual does not change by that, and a common
-offset of pixels and codewords can not drown it.
+offset of pixels and codewords can not drown it. From bfloat16 nothing is taken off: products of such numbers are exact
+in float32.
 
-Memory. x is read in whatever layout it has. The parts take D K numbers for each block of pixels, the way back 2 P K and
-a copy of x. float32 is split into three TF32 products, which keeps about 22 bits; float64 does without tensor cores.
+Memory. x is read in whatever layout and dtype it has. The assignments take P K numbers, on the way back 2 P K, the
+parts D K for every 512 pixels.
+
+Precision. Sums are float32. float32 is split into three TF32 products, which keeps about 22 bits; float64 does without
+tensor cores. bfloat16 is multiplied as it is; codewords, assignments and pulls are rounded to it, and are summed as
+that, as on a CPU. float16 is widened in registers and multiplied as float32.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 import triton
 import triton.language as tl
-from segops.kernels.soft_assignment import softmax
+from segops.kernels.soft_assignment import POINTERS, kept, softmax, weighed, width
 from segops.kernels.tile_product import product
 from torch import Tensor
 
 from segops.kernels import tuning
-from segops.reference.halves import wide
 
 
 @triton.jit
-def encode_kernel(
-    x, codes, scale, mean, parts, sums, pixels, blocks, channels, count, x_n, x_d, x_p,
-    PIXELS: tl.constexpr, CHANNELS: tl.constexpr, CODES: tl.constexpr,
+def assign_kernel(
+    x, codes, scale, assignment, pixels, blocks, channels, count, x_n, x_d, x_p,
+    PIXELS: tl.constexpr, CODES: tl.constexpr,
 ):  # fmt: skip
-    """A block's part of centred x times assignment (N, blocks, D, K) and of the sums of assignments; codes (D, K)."""
+    """The assignments (N, P, K) of a block of pixels to codes (D, K)."""
     block = tl.program_id(0).to(tl.int64)
     item = block // blocks
     p = block % blocks * PIXELS + tl.arange(0, PIXELS)
     k = tl.arange(0, CODES)
-    x += item * x_n
-    squares = tl.zeros([PIXELS, CODES], x.dtype.element_ty)
-    pixel = x + p * x_p
+    squares = tl.zeros([PIXELS, CODES], codes.dtype.element_ty)
+    x += item * x_n + p * x_p
     for _ in range(channels):
-        value = tl.load(pixel, mask=p < pixels, other=0.0)
+        value = tl.load(x, mask=p < pixels, other=0.0).to(squares.dtype)
         residual = value[:, None] - tl.load(codes + k, mask=k < count, other=0.0)[None, :]
         squares += residual * residual
-        pixel += x_d
+        x += x_d
         codes += count
     a = softmax(squares * tl.load(scale + k, mask=k < count, other=0.0)[None, :], p, k, pixels, count)
-    tl.store(sums + block * count + k, tl.sum(a, axis=0), mask=k < count)
-    parts += block * channels * count + k[None, :]
-    for first in range(0, channels, CHANNELS):
-        d = first + tl.arange(0, CHANNELS).to(tl.int64)
-        mask = (d < channels)[:, None] & (p < pixels)[None, :]
-        value = tl.load(x + d[:, None] * x_d + p[None, :] * x_p, mask=mask, other=0.0)
-        value -= tl.load(mean + d, mask=d < channels, other=0.0)[:, None]
-        tl.store(parts + d[:, None] * count, product(value, a), mask=(d < channels)[:, None] & (k < count)[None, :])
+    assignment += (item * pixels + p[:, None]) * count + k[None, :]
+    tl.store(assignment, a.to(assignment.dtype.element_ty), mask=(p < pixels)[:, None] & (k < count)[None, :])
+
+
+@triton.jit
+def residual_kernel(
+    parts, sums, centred, out, slices, channels, count, CHANNELS: tl.constexpr, CODES: tl.constexpr
+):  # fmt: skip
+    """out (N, K, D): the parts of weighted pixels (N, slices, D, K) less the sums of weights times `centred` (D, K)."""
+    item = tl.program_id(0).to(tl.int64)
+    d = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[:, None]
+    k = tl.program_id(2) * CODES + tl.arange(0, CODES)
+    mask, table = (d < channels) & (k < count)[None, :], channels * count
+    total = tl.zeros([CHANNELS, CODES], centred.dtype.element_ty)
+    weight = tl.zeros([CODES], centred.dtype.element_ty)
+    for part in range(slices):
+        total += tl.load(parts + (item * slices + part) * table + d * count + k[None, :], mask=mask, other=0.0)
+        weight += tl.load(sums + (item * slices + part) * count + k, mask=k < count, other=0.0)
+    total -= weight[None, :] * tl.load(centred + d * count + k[None, :], mask=mask, other=0.0)
+    tl.store(out + item * table + k[None, :] * channels + d, total.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -69,13 +84,12 @@ def differentiate_kernel(
     item = block // blocks
     p = block % blocks * PIXELS + tl.arange(0, PIXELS)
     k = tl.arange(0, CODES)
-    x += item * x_n
     grad += item * channels * count
-    squares = tl.zeros([PIXELS, CODES], x.dtype.element_ty)
-    slope = tl.zeros([PIXELS, CODES], x.dtype.element_ty)
-    x += p * x_p
+    squares = tl.zeros([PIXELS, CODES], codes.dtype.element_ty)
+    slope = tl.zeros([PIXELS, CODES], codes.dtype.element_ty)
+    x += item * x_n + p * x_p
     for _ in range(channels):
-        value = tl.load(x, mask=p < pixels, other=0.0)
+        value = tl.load(x, mask=p < pixels, other=0.0).to(squares.dtype)
         residual = value[:, None] - tl.load(codes + k, mask=k < count, other=0.0)[None, :]
         squares += residual * residual
         slope += residual * tl.load(grad + k, mask=k < count, other=0.0)[None, :]
@@ -88,96 +102,140 @@ def differentiate_kernel(
     tl.store(scales + block * count + k, tl.sum(slope * squares, axis=0), mask=k < count)
     both += (item * pixels + p[:, None]) * 2 * count + k[None, :]
     mask = (p < pixels)[:, None] & (k < count)[None, :]
-    tl.store(both, a, mask=mask)
-    tl.store(both + count, 2 * s * slope, mask=mask)
+    tl.store(both, a.to(both.dtype.element_ty), mask=mask)
+    tl.store(both + count, (2 * s * slope).to(both.dtype.element_ty), mask=mask)
 
 
-# Where the first candidates were measured: nowhere, they are younger than benchmarks/results/gpu-h200.json.
-MACHINES = ()
+@triton.jit
+def descend_kernel(
+    grad, x, both, centred, mean, out, pixels, blocks, channels, count, x_n, x_d, x_p,
+    PIXELS: tl.constexpr, CHANNELS: tl.constexpr, CODES: tl.constexpr,
+):  # fmt: skip
+    """The gradient of x, out (N, D, P): assignments times grad (N, D, K), and pulls times residuals, which are x - mean
+    (D) less `centred` (D, K)."""
+    block = tl.program_id(0).to(tl.int64)
+    item = block // blocks
+    p = (block % blocks * PIXELS + tl.arange(0, PIXELS))[None, :]
+    d = (tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS).to(tl.int64))[:, None]
+    mask = (d < channels) & (p < pixels)
+    value = tl.load(x + item * x_n + d * x_d + p * x_p, mask=mask, other=0.0).to(mean.dtype.element_ty)
+    value -= tl.load(mean + d, mask=d < channels, other=0.0)
+    total = tl.zeros([CHANNELS, PIXELS], mean.dtype.element_ty)
+    pulled = tl.zeros([PIXELS], mean.dtype.element_ty)
+    both += (item * pixels + p) * 2 * count
+    for first in range(0, count, CODES):
+        k = first + tl.arange(0, CODES)
+        inside, code = (k < count)[:, None] & (p < pixels), (d < channels) & (k < count)[None, :]
+        a = tl.load(both + k[:, None], mask=inside, other=0.0)
+        pull = tl.load(both + count + k[:, None], mask=inside, other=0.0)
+        g = tl.load(grad + (item * channels + d) * count + k[None, :], mask=code, other=0.0)
+        c = tl.load(centred + d * count + k[None, :], mask=code, other=0.0)
+        total += product(g.to(a.dtype), a)
+        total -= product(c.to(a.dtype), pull)
+        pulled += tl.sum(pull.to(pulled.dtype), axis=0)
+    total += value * pulled[None, :]
+    tl.store(out + (item * channels + d) * pixels + p, total.to(out.dtype.element_ty), mask=mask)
+
+
+MACHINES = ()  # where the first candidates were measured: nowhere, by benchmarks/results/
+TABLE = {"CHANNELS": 64, "CODES": 8, "num_warps": 4}  # 8 numbers are what memory is read in
 
 
 def tiles(count: int, dtype: torch.dtype) -> list[dict[str, int]]:
-    """Tiles that do not spill; float64 holds a three-dimensional product in registers."""
-    width = max(16, triton.next_power_of_2(count))
+    """Pixels of a program that has all codewords, such that nothing spills."""
+    columns = width(count)
     if dtype == torch.float64:
-        pixels = 16 if width <= 64 else 8
-        return [{"PIXELS": pixels, "CHANNELS": max(1, 2048 // (pixels * width)), "CODES": width, "num_warps": 8}]
-    pixels = 16 if width > 128 else 32 if width > 64 or width == 32 else 64
-    warps = 8 if width in (32, 64) else 4
-    first = {
-        "PIXELS": pixels, "CHANNELS": 16, "CODES": width, "num_warps": warps, "num_stages": 2 if width == 32 else 1,
-    }  # fmt: skip
-    return tuning.variants(first, {"PIXELS": max(16, pixels // 2)}, {"CHANNELS": 32})
+        return [{"PIXELS": 16 if columns <= 64 else 8, "CODES": columns, "num_warps": 8}]
+    pixels = max(16, min(32, 2048 // columns))
+    first = {"PIXELS": pixels, "CODES": columns, "num_warps": 4, "num_stages": 1}
+    return tuning.variants(first, {"PIXELS": 2 * pixels, "num_warps": 8}, {"num_warps": 8})
 
 
-def gradient_tiles(count: int, dtype: torch.dtype) -> list[dict[str, int]]:
-    """Those of the gradient, which has no CHANNELS."""
-    first = {key: value for key, value in tiles(count, dtype)[0].items() if key != "CHANNELS"}
-    if first["CODES"] == 32:
-        first["PIXELS"] = 16
-    return tuning.variants(first, {"PIXELS": max(16, first["PIXELS"] // 2)}, {"num_warps": 2 * first["num_warps"]})
+def descent_tiles(_: int, dtype: torch.dtype) -> list[dict[str, int]]:
+    """Tiles of the gradient of x, for which codewords come CODES at a time."""
+    if dtype == torch.float64:
+        return [{"PIXELS": 16, "CHANNELS": 8, "CODES": 16, "num_warps": 8}]
+    channels = 64 if dtype == torch.bfloat16 else 32
+    first = {"PIXELS": 64, "CHANNELS": channels, "CODES": 16, "num_warps": 8, "num_stages": 2}
+    return tuning.variants(first, {"PIXELS": 32, "CHANNELS": 32, "num_warps": 4})
+
+
+def prepared(x: Tensor, codewords: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Codewords (D, K) as they are and less their mean, and this mean (D); of bfloat16 rounded, and the mean 0."""
+    columns = codewords.to(kept(x)).to(codewords.dtype).T.contiguous()
+    mean = columns.mean(1) if x.dtype != torch.bfloat16 else columns.new_zeros(len(columns))
+    return columns, columns - mean[:, None], mean
 
 
 def encoding(x: Tensor, codewords: Tensor, scale: Tensor) -> Tensor:
     """x (N, D, P), codewords (K, D), scale (K) to (N, K, D)."""
     (items, channels, pixels), count = x.shape, len(codewords)
+    out = x.new_empty(items, count, channels)
     if items == 0:
-        return x.new_empty(0, count, channels)
-    dtype, x = x.dtype, wide(x)
-    mean, columns, scale = codewords.mean(0), codewords.T.contiguous(), scale.contiguous()
+        return out
+    codes, centred, mean = prepared(x, codewords)
+    scale, assignment = scale.contiguous(), x.new_empty(items, pixels, count, dtype=kept(x))
 
-    def launch(constants: dict) -> tuple[Tensor, Tensor]:
+    def launch(constants: dict) -> None:
         blocks = triton.cdiv(pixels, constants["PIXELS"])
-        parts, sums = x.new_empty(items, blocks, channels, count), x.new_empty(items, blocks, count)
-        encode_kernel[(items * blocks,)](
-            x, columns, scale, mean, parts, sums, pixels, blocks, channels, count, *x.stride(), **constants
+        assign_kernel[(items * blocks,)](
+            x, codes, scale, assignment, pixels, blocks, channels, count, *x.stride(), **constants
         )
-        return parts.sum(1), sums.sum(1)
 
-    total, sums = tuning.run("encoding.encode", launch, tiles(count, x.dtype), MACHINES, x, *x.shape, count)
-    return (total.mT - sums[:, :, None] * (codewords - mean)).to(dtype).contiguous()
+    tuning.run("encoding.assign", launch, tiles(count, x.dtype), MACHINES, x, *x.shape, count)
+    parts, sums = weighed(x, assignment, None if x.dtype == torch.bfloat16 else mean)
+    residual_kernel[items, triton.cdiv(channels, TABLE["CHANNELS"]), triton.cdiv(count, TABLE["CODES"])](
+        parts, sums, centred, out, parts.shape[1], channels, count, **TABLE
+    )
+    return out
 
 
 def encoding_backward(grad: Tensor, x: Tensor, codewords: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, codewords and scale."""
     (items, channels, pixels), count = x.shape, len(codewords)
+    out = x.new_empty(x.shape)
     if items == 0:
-        return x.new_empty(x.shape), torch.zeros_like(codewords).contiguous(), torch.zeros_like(scale).contiguous()
-    dtype, x, grad = x.dtype, wide(x), wide(grad)
-    both, columns = x.new_empty(items, pixels, 2 * count), grad.mT.contiguous()
-    codes, scale = codewords.T.contiguous(), scale.contiguous()
+        return out, torch.zeros_like(codewords).contiguous(), torch.zeros_like(scale).contiguous()
+    codes, centred, mean = prepared(x, codewords)
+    grad, scale = grad.mT.to(codes.dtype).contiguous(), scale.contiguous()
+    both = x.new_empty(items, pixels, 2 * count, dtype=kept(x))
 
-    def launch(constants: dict) -> Tensor:
+    def differentiate(constants: dict) -> Tensor:
         blocks = triton.cdiv(pixels, constants["PIXELS"])
-        scales = x.new_empty(items, blocks, count)
+        scales = codes.new_empty(items, blocks, count)
         differentiate_kernel[(items * blocks,)](
-            columns, x, codes, scale, both, scales, pixels, blocks, channels, count, *x.stride(), **constants
+            grad, x, codes, scale, both, scales, pixels, blocks, channels, count, *x.stride(), **constants
         )
         return scales.sum((0, 1))
 
-    candidates = gradient_tiles(count, x.dtype)
-    grad_scale = tuning.run("encoding.differentiate", launch, candidates, MACHINES, x, *x.shape, count)
-    assignment, pull = both.split(count, 2)
-    mean = codewords.mean(0)
-    centred, residual = x - mean[:, None], codewords - mean
-    coefficients = torch.cat([columns, -residual.T.expand(items, -1, -1)], 2)
-    grad_x = torch.baddbmm(centred * pull.sum(2)[:, None], coefficients, both.mT)
-    toward = torch.bmm(pull.mT, centred.mT).sum(0) - pull.sum((0, 1))[:, None] * residual
-    return grad_x.to(dtype), -(assignment.sum(1)[:, :, None] * grad).sum(0) - toward, grad_scale
-
-
-_POINTERS = ("grad", "x", "codes", "scale", "mean", "parts", "sums", "both", "scales")
-
-
-def _aot(kernel: Any, candidates: Any) -> list[tuple]:
-    return [
-        (
-            kernel,
-            {name: t if name in _POINTERS else "i32" for name in kernel.arg_names},
-            [candidates(count, dtype) for count in (32, 8, 64, 128, 256)],
+    def descend(constants: dict) -> None:
+        blocks = triton.cdiv(pixels, constants["PIXELS"])
+        descend_kernel[items * blocks, triton.cdiv(channels, constants["CHANNELS"])](
+            grad, x, both, centred, mean, out, pixels, blocks, channels, count, *x.stride(), **constants
         )
-        for t, dtype in (("*fp32", torch.float32), ("*fp64", torch.float64))
-    ]
+
+    sizes, candidates = (*x.shape, count), tiles(count, x.dtype)
+    grad_scale = tuning.run("encoding.differentiate", differentiate, candidates, MACHINES, x, *sizes)
+    tuning.run("encoding.descend", descend, descent_tiles(count, x.dtype), MACHINES, x, *sizes)
+    assignment, pull = both.split(count, 2)
+    parts, sums = weighed(x, pull, None if x.dtype == torch.bfloat16 else mean)
+    toward = parts.sum((0, 1)) - sums.sum((0, 1)) * centred
+    assigned = (assignment.sum(1, keepdim=True, dtype=codes.dtype) * grad).sum(0)
+    return out, -(assigned + toward).T.contiguous(), grad_scale
 
 
-AOT = _aot(encode_kernel, tiles) + _aot(differentiate_kernel, gradient_tiles)
+def _aot() -> Iterator[tuple]:
+    for dtype, of_map, of_weights, of_sums in POINTERS:
+        types = dict.fromkeys(("grad", "codes", "centred", "scale", "scales", "mean", "parts", "sums"), of_sums)
+        types |= {"x": of_map, "out": of_map, "assignment": of_weights, "both": of_weights}
+        for kernel, candidates, counts in (
+            (assign_kernel, tiles, (32, 8, 64, 128, 256)),
+            (differentiate_kernel, tiles, (32, 8, 64, 128, 256)),
+            (descend_kernel, descent_tiles, (32,)),
+        ):
+            own = {name: t for name, t in types.items() if name in kernel.arg_names}
+            yield kernel, own, [candidates(count, dtype) for count in counts]
+        yield residual_kernel, {name: types[name] for name in ("parts", "sums", "centred", "out")}, [TABLE]
+
+
+AOT = list(_aot())
