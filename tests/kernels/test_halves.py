@@ -6,7 +6,9 @@ from functools import partial
 
 import pytest
 import torch
+import torch.utils._pytree as pytree
 from halves import assert_summed_in_float32
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import segops
 
@@ -23,12 +25,40 @@ pytest.importorskip("triton")
             partial(segops.interlaced_attention, relation="local", down_factor=3),
             [(1, 8, 6, 7), (1, 8, 6, 7), (1, 5, 6, 7)],
         ),
-        (lambda *x: segops.em_attention(*x, unrolled=True)[0], [(1, 8, 42), (1, 8, 4)]),
-        (segops.encoding, [(1, 8, 42), (4, 8), (4,)]),
+        (lambda *x: segops.em_attention(*x, unrolled=True)[0], [(1, 8, 600), (1, 8, 4)]),
+        (lambda *x: segops.em_attention(*x, unrolled=True)[0], [(2, 300, 40), (2, 300, 9)]),
+        (segops.encoding, [(1, 8, 600), (4, 8), (4,)]),
         (partial(segops.psa_collect, mask_size=5), [(1, 8, 6, 7), (1, 25, 6, 7)]),
     ],
-    ids=["nonlocal", "criss_cross", "interlaced", "em", "encoding", "psa"],
+    ids=["nonlocal", "criss_cross", "interlaced", "em", "em_of_many_channels", "encoding", "psa"],
 )
 def test_halves_are_summed_in_float32(function, shapes, dtype):
     tensors = [0.5 * torch.randn(shape) for shape in shapes]
     assert_summed_in_float32(function, *(x.to(dtype) for x in tensors), backend="triton")
+
+
+class Float32(TorchDispatchMode):
+    """The size of the largest float32 tensor that anything makes inside."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        sizes = (x.numel() for x in pytree.tree_leaves(out) if isinstance(x, torch.Tensor) and x.dtype == torch.float32)
+        self.largest = max(self.largest, *sizes, 0)
+        return out
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (lambda *x: segops.em_attention(*x, unrolled=True)[0], [(1, 40, 600), (1, 40, 2)]),
+        (segops.encoding, [(1, 40, 600), (2, 40), (2,)]),
+    ],
+    ids=["em", "encoding"],
+)
+def test_maps_of_bfloat16_are_not_widened(function, shapes):
+    tensors = [torch.randn(shape).bfloat16().requires_grad_() for shape in shapes]
+    with Float32() as made, segops.backend("triton"):
+        function(*tensors).sum().backward()
+    assert 0 < made.largest < tensors[0].numel() / 4
