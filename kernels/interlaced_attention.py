@@ -9,34 +9,38 @@ Memory. The weights of the groups at hand, as many numbers a pixel as its group 
 with the paper's 256 channels of queries and keys it costs more to make the weights again for every tile of channels
 than to write them once.
 
-Precision. float32 products are split into three TF32 products, which keeps about 22 bits; float64 does without tensor
-cores.
+Precision. Sums are float32. float32 products are split into three TF32 products, which keeps about 22 bits, unless
+torch.backends.cuda.matmul.allow_tf32 is set; halves are multiplied as they are, weights, which are float32 in memory,
+rounded to the maps' dtype; float64 does without tensor cores.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.tile_product import WIDEN
 from torch import Tensor
 
 from segops.kernels import tuning
-from segops.reference.halves import wide
 
 SLAB = 1 << 25  # weights that are in memory at a time, if a row of groups has no more
 
 
 @triton.jit
-def batched_product(a, b):
-    """a (G, I, K) times b (G, K, J) in the precision of the sums."""
+def add_products(total, a, b, PRECISION: tl.constexpr):
+    """total (G, I, J) and a (G, I, K) times b (G, K, J); see tile_product.add_product."""
     if a.dtype == tl.float64:
-        out = tl.sum(a[:, :, :, None] * b[:, None, :, :], axis=2)
+        total += tl.sum(a[:, :, :, None] * b[:, None, :, :], axis=2)
+    elif WIDEN:
+        total = tl.dot(a.to(tl.float32), b.to(tl.float32), total, input_precision=PRECISION)
     else:
-        out = tl.dot(a, b, input_precision="tf32x3")
-    return out
+        total = tl.dot(a, b, total, input_precision=PRECISION)
+    return total
 
 
 @triton.jit
@@ -103,6 +107,7 @@ def place(first, across, most, GROUPS: tl.constexpr, OWN: tl.constexpr):
 def energy_kernel(
     own, other, scale, out, first, channels, height, width, rows, columns, top, left, down, across, most, beyond,
     LOCAL: tl.constexpr, GROUPS: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """scale times scalar products of members, (strips, groups, most, most); `beyond` behind the last member."""
     strip, group, i, table = place(first, across, most, GROUPS, OWN)
@@ -112,12 +117,12 @@ def energy_kernel(
     plane = height.to(tl.int64) * width
     own += (strip // down).to(tl.int64) * channels * plane
     other += (strip // down).to(tl.int64) * channels * plane
-    total = tl.zeros([GROUPS, OWN, OTHER], own.dtype.element_ty)
+    total = tl.zeros([GROUPS, OWN, OTHER], out.dtype.element_ty)
     for begin in range(0, channels, DEPTH):
         c = begin + tl.arange(0, DEPTH).to(tl.int64)
         a = load_tile(own, c, at_i, is_i, channels, plane, LOCAL)
         b = load_tile(other, c, at_j, is_j, channels, plane, LOCAL)
-        total += batched_product(a, tl.permute(b, (0, 2, 1)))
+        total = add_products(total, a, tl.permute(b, (0, 2, 1)), PRECISION)
     total = tl.where(is_j[:, None, :], total * tl.load(scale), tl.load(beyond))
     mask = (group < across)[:, None, None] & (i < most)[None, :, None] & (j < most)[None, None, :]
     tl.store(out + table + i[None, :, None] * most + j[None, None, :], total, mask=mask)
@@ -127,7 +132,7 @@ def energy_kernel(
 def combine_kernel(
     weights, values, out, first, channels, height, width, rows, columns, top, left, down, across, most,
     TRANSPOSED: tl.constexpr, LOCAL: tl.constexpr,
-    GROUPS: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, CHANNELS: tl.constexpr,
+    GROUPS: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The sums of the values of a group's members by weights (own, other), or by these transposed."""
     strip, group, i, table = place(first, across, most, GROUPS, OWN)
@@ -136,7 +141,7 @@ def combine_kernel(
     values += (strip // down).to(tl.int64) * channels * plane
     out += (strip // down).to(tl.int64) * channels * plane
     at_i, is_i = members(strip, group, i, height, width, rows, columns, top, left, down, across, LOCAL)
-    total = tl.zeros([GROUPS, OWN, CHANNELS], values.dtype.element_ty)
+    total = tl.zeros([GROUPS, OWN, CHANNELS], weights.dtype.element_ty)
     for begin in range(0, most, OTHER):
         j = begin + tl.arange(0, OTHER)
         at_j, is_j = members(strip, group, j, height, width, rows, columns, top, left, down, across, LOCAL)
@@ -147,13 +152,14 @@ def combine_kernel(
         else:
             mask = is_i[:, :, None] & is_j[:, None, :]
             w = tl.load(weights + table + i[None, :, None] * most + j[None, None, :], mask=mask, other=0.0)
-        total += batched_product(w, load_tile(values, c, at_j, is_j, channels, plane, LOCAL))
+        x = load_tile(values, c, at_j, is_j, channels, plane, LOCAL)
+        total = add_products(total, w.to(x.dtype), x, PRECISION)
     mask = (c < channels)[:, None, None] & spread(is_i, LOCAL)
     if LOCAL:
         total = tl.permute(total, (2, 0, 1))
     else:
         total = tl.permute(total, (2, 1, 0))
-    tl.store(out + c[:, None, None] * plane + spread(at_i, LOCAL), total, mask=mask)
+    tl.store(out + c[:, None, None] * plane + spread(at_i, LOCAL), total.to(out.dtype.element_ty), mask=mask)
 
 
 class Groups(NamedTuple):
@@ -182,21 +188,22 @@ def groups_of(x: Tensor, down_factor: Sequence[int], relation: str) -> Groups:
 MACHINES = ()  # where the first candidates were measured: nowhere, by benchmarks/results/
 
 
-def tile(dtype: torch.dtype, across: int) -> dict[str, int]:
+def tile(dtype: torch.dtype, across: int) -> dict[str, Any]:
     """Tiles that do not spill; float64 holds a four-dimensional product in registers."""
-    groups = min(8, triton.next_power_of_2(across))
+    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+    sizes = {"GROUPS": min(8, triton.next_power_of_2(across)), "num_warps": 8, "num_stages": 1, "PRECISION": precision}
     if dtype == torch.float64:
-        return {"GROUPS": groups, "OWN": 8, "OTHER": 8, "num_warps": 8, "num_stages": 1}
-    return {"GROUPS": groups, "OWN": 32, "OTHER": 16, "num_warps": 8, "num_stages": 1}
+        return {**sizes, "OWN": 8, "OTHER": 8}
+    return {**sizes, "OWN": 32, "OTHER": 16}
 
 
-def energy_tiles(dtype: torch.dtype, across: int) -> list[dict[str, int]]:
+def energy_tiles(dtype: torch.dtype, across: int) -> list[dict[str, Any]]:
     if dtype == torch.float64:
         return [{**tile(dtype, across), "DEPTH": 4}]
     return tuning.variants({**tile(dtype, across), "DEPTH": 16}, {"OWN": 16}, {"num_stages": 2})
 
 
-def combine_tiles(dtype: torch.dtype, across: int) -> list[dict[str, int]]:
+def combine_tiles(dtype: torch.dtype, across: int) -> list[dict[str, Any]]:
     if dtype == torch.float64:
         return [{**tile(dtype, across), "CHANNELS": 8}]
     return tuning.variants({**tile(dtype, across), "CHANNELS": 32}, {"OWN": 16}, {"CHANNELS": 16})
@@ -218,7 +225,7 @@ class Slab:
 
     def products(self, own: Tensor, other: Tensor, scale: Tensor, beyond: Tensor) -> Tensor:
         most = self.groups.most
-        out = own.new_empty(self.strips, self.groups.across, most, most)
+        out = scale.new_empty(self.strips, self.groups.across, most, most)
 
         def launch(constants: dict) -> None:
             energy_kernel[self.programs(constants), triton.cdiv(most, constants["OTHER"])](
@@ -243,6 +250,11 @@ class Slab:
         tuning.run("interlaced_attention.combine", launch, candidates, MACHINES, values, *sizes)
 
 
+def numbers(x: Tensor, *values: float) -> list[Tensor]:
+    """In the dtype of the sums of x; as arguments of a launch they would come as float32."""
+    return [x.new_full((1,), v, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32) for v in values]
+
+
 def slabs(x: Tensor, down_factor: Sequence[int], relation: str) -> Iterator[Slab]:
     groups = groups_of(x, down_factor, relation)
     strips = x.shape[0] * groups.down
@@ -255,25 +267,25 @@ def interlaced_attention(
     query: Tensor, key: Tensor, value: Tensor, down_factor: Sequence[int], relation: str, scale: float
 ) -> Tensor:
     """query, key (N, D, H, W), value (N, C, H, W) to (N, C, H, W)."""
-    dtype, (query, key, value) = value.dtype, (wide(x).contiguous() for x in (query, key, value))
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     out = torch.empty_like(value)
     if value.numel() == 0:
-        return out.to(dtype)
-    factor, never = query.new_full((1,), scale), query.new_full((1,), -torch.inf)
+        return out
+    factor, never = numbers(query, scale, -torch.inf)
     for slab in slabs(value, down_factor, relation):
         slab.combine(slab.products(query, key, factor, never).softmax(-1), value, out)
-    return out.to(dtype)
+    return out
 
 
 def interlaced_attention_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, down_factor: Sequence[int], relation: str, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value."""
-    dtype, (grad, query, key, value) = value.dtype, (wide(x).contiguous() for x in (grad, query, key, value))
+    grad, query, key, value = grad.contiguous(), query.contiguous(), key.contiguous(), value.contiguous()
     grad_query, grad_key, grad_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     if value.numel() == 0:
-        return grad_query.to(dtype), grad_key.to(dtype), grad_value.to(dtype)
-    factor, never, zero = (query.new_full((1,), x) for x in (scale, -torch.inf, 0.0))
+        return grad_query, grad_key, grad_value
+    factor, never, zero = numbers(query, scale, -torch.inf, 0.0)
     for slab in slabs(value, down_factor, relation):
         weights = slab.products(query, key, factor, never).softmax(-1)
         slab.combine(weights, grad, grad_value, transposed=True)
@@ -281,23 +293,24 @@ def interlaced_attention_backward(
         steps = torch.ops.aten._softmax_backward_data(steps, weights, -1, steps.dtype)
         slab.combine(steps, key, grad_query)
         slab.combine(steps, query, grad_key, transposed=True)
-    return grad_query.to(dtype), grad_key.to(dtype), grad_value.to(dtype)
+    return grad_query, grad_key, grad_value
 
 
 def _aot() -> Iterator[tuple[Any, dict[str, str], list[list[dict[str, Any]]]]]:
-    names = ("own", "other", "scale", "beyond", "out", "weights", "values")
-    for pointer, dtype in (("*fp32", torch.float32), ("*fp64", torch.float64)):
-        for kernel, candidates, flags in (
-            (energy_kernel, energy_tiles, [{}]),
-            (combine_kernel, combine_tiles, [{"TRANSPOSED": t} for t in (False, True)]),
+    maps, sums = ("own", "other", "values"), ("scale", "beyond", "weights")
+    for pointer, dtype in (("*fp32", torch.float32), ("*bf16", torch.bfloat16), ("*fp64", torch.float64)):
+        wide = pointer.replace("bf16", "fp32")
+        precisions = ("tf32", "tf32x3") if dtype == torch.float32 else ("tf32",)
+        for kernel, out, candidates, flags in (
+            (energy_kernel, wide, energy_tiles, [{}]),
+            (combine_kernel, pointer, combine_tiles, [{"TRANSPOSED": t} for t in (False, True)]),
         ):
+            types = {**dict.fromkeys(maps, pointer), **dict.fromkeys(sums, wide), "out": out}
             configurations = [
-                [{**flag, "LOCAL": local, **c} for c in candidates(dtype, across)]
-                for local in (False, True)
-                for across in (8, 2, 1)
-                for flag in flags
+                [{**flag, "LOCAL": local, **c, "PRECISION": p} for c in candidates(dtype, across)]
+                for local, across, flag, p in itertools.product((False, True), (8, 2, 1), flags, precisions)
             ]
-            yield kernel, {name: pointer for name in names if name in kernel.arg_names}, configurations
+            yield kernel, {name: t for name, t in types.items() if name in kernel.arg_names}, configurations
 
 
 AOT = list(_aot())
