@@ -200,7 +200,8 @@ def tile(dtype: torch.dtype, across: int) -> dict[str, Any]:
 def energy_tiles(dtype: torch.dtype, across: int) -> list[dict[str, Any]]:
     if dtype == torch.float64:
         return [{**tile(dtype, across), "DEPTH": 4}]
-    return tuning.variants({**tile(dtype, across), "DEPTH": 16}, {"OWN": 16}, {"num_stages": 2})
+    other = 16 if dtype == torch.float32 else 32
+    return tuning.variants({**tile(dtype, across), "OTHER": other, "DEPTH": 16}, {"OWN": 16}, {"num_stages": 2})
 
 
 def combine_tiles(dtype: torch.dtype, across: int) -> list[dict[str, Any]]:
