@@ -25,12 +25,31 @@ pytest.importorskip("triton")
             partial(segops.interlaced_attention, relation="local", down_factor=3),
             [(1, 8, 6, 7), (1, 8, 6, 7), (1, 5, 6, 7)],
         ),
+        (
+            partial(segops.interlaced_attention, relation="global", down_factor=(2, 9)),
+            [(1, 8, 9, 19), (1, 8, 9, 19), (1, 37, 9, 19)],
+        ),
         (lambda *x: segops.em_attention(*x, unrolled=True)[0], [(1, 8, 600), (1, 8, 4)]),
         (lambda *x: segops.em_attention(*x, unrolled=True)[0], [(2, 300, 40), (2, 300, 9)]),
         (segops.encoding, [(1, 8, 600), (4, 8), (4,)]),
         (partial(segops.psa_collect, mask_size=5), [(1, 8, 6, 7), (1, 25, 6, 7)]),
+        (partial(segops.psa_distribute, mask_size=(7, 3)), [(2, 70, 9, 11), (2, 21, 9, 11)]),
+        (partial(segops.psa_distribute, softmax=False), [(1, 5, 9, 11), (1, 17 * 21, 9, 11)]),
+        (partial(segops.psa_collect, compact=True), [(1, 5, 9, 11), (1, 99, 9, 11)]),
     ],
-    ids=["nonlocal", "criss_cross", "interlaced", "em", "em_of_many_channels", "encoding", "psa"],
+    ids=[
+        "nonlocal",
+        "criss_cross",
+        "interlaced",
+        "interlaced_global",
+        "em",
+        "em_of_many_channels",
+        "encoding",
+        "psa",
+        "psa_distribute",
+        "psa_without_softmax",
+        "psa_compact",
+    ],
 )
 def test_halves_are_summed_in_float32(function, shapes, dtype):
     tensors = [0.5 * torch.randn(shape) for shape in shapes]
