@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 LAUNCHES = "nearly all of it is Python and launches; the device itself works less than for the peer"
-FLOAT32 = "little more than float32 matrix products, at which cuBLAS is faster; what the kernel saves is memory"
+FLOAT32 = (
+    "rows of an older kernel, little more than float32 matrix products, which wrote as many bytes of partial sums as x "
+    "has, and ran a dozen small operators of torch around each pass"
+)
 PSA = (
     "at 30 x 30 the matrix that peers write has 3 MB and stays in a cache; rows of bfloat16 had one round each, and "
     "were disturbed"

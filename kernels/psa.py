@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from segops.kernels.nonlocal_attention import last, load_tile, store_tile
+from segops.kernels.channels_last import last, load_tile, store_tile
 from segops.kernels.tile_product import add_product
 from torch import Tensor
 
@@ -116,7 +116,7 @@ def attend_kernel(
             stats += item * 2 * positions
             tl.store(stats + t, largest, mask=t < positions)
             tl.store(stats + positions + t, sums, mask=t < positions)
-    store_tile(out + item * channels * positions, total, t, c, positions, channels)
+    store_tile(out + item * channels * positions, total, t, c, positions, channels, positions)
 
 
 @triton.jit
@@ -150,7 +150,7 @@ def differentiate_value_kernel(
         x = load_tile(grad, t[:, None], c[None, :], positions, stride)
         total = add_product(total, turn(m.to(x.dtype), -1, COMPACT), x, PRECISION)
     s = begin + tl.arange(0, OWN)
-    store_tile(out + item * channels * positions, total, s, c, positions, channels)
+    store_tile(out + item * channels * positions, total, s, c, positions, channels, positions)
 
 
 @triton.jit

@@ -26,7 +26,7 @@ def em_attention(
     it. E and M step take one pass over ``x``; a tile of responsibilities exists at a time.
 
     Args:
-        x: features ``(N, C, H, W)`` or ``(N, C, P)``; float64, float32, bfloat16 or float16 (computed in float32).
+        x: features ``(N, C, H, W)`` or ``(N, C, P)``; float64, float32, bfloat16 or float16 (summed in float32).
         bases: ``(N, C, K)``, or ``(1, C, K)`` for the whole batch, usually of unit length over C; cast to the dtype of
             the computation.
         iterations: T, at least 1. Default 3.

@@ -19,7 +19,7 @@ def encoding(x: Tensor, codewords: Tensor, scale: Tensor) -> Tensor:
     what cancels is no larger than codewords are apart.
 
     Args:
-        x: features ``(N, D, H, W)`` or ``(N, D, P)``; float64, float32, bfloat16 or float16 (computed in float32).
+        x: features ``(N, D, H, W)`` or ``(N, D, P)``; float64, float32, bfloat16 or float16 (summed in float32).
         codewords: ``(K, D)``; cast to the dtype of the computation, as ``scale``.
         scale: ``(K,)``. The sign is that of the authors' code, which has no minus before it: **negative** scales prefer
             close codewords (the papers write :math:`-s_k`).

@@ -36,7 +36,7 @@ def interlaced_attention(
     before it is projected, as the module does; to this operator a pixel outside of the map does not exist.
 
     Args:
-        query: ``(N, D, H, W)``; float64, float32, bfloat16 or float16 (computed in float32).
+        query: ``(N, D, H, W)``; float64, float32, bfloat16 or float16 (summed in float32).
         key: like ``query``.
         value: ``(N, C, H, W)``, of the dtype of ``query``.
         relation: ``"global"`` or ``"local"``.
