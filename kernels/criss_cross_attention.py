@@ -255,7 +255,7 @@ def tiles(dtype: torch.dtype, results: int, dims: int, channels: int = 0) -> lis
         return [first]
     halved = {"CHANNELS": max(16, sizes["CHANNELS"] // 2)}
     if dtype == torch.float32:
-        return tuning.variants(first, {"OWN": 32}, {**halved, "OTHER": 32})
+        return tuning.variants(first, {"OWN": 32, "num_stages": 1}, {**halved, "OTHER": 32})
     return tuning.variants(first, {"OWN": 32}, {"OTHER": 64}, halved)
 
 
