@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv, next_power_of_2
 from segops.kernels.tile_product import add_product
 from torch import Tensor
 
@@ -144,7 +145,7 @@ def precision(dtype: torch.dtype) -> str:
 
 
 def width_of(channels: int, most: int) -> int:
-    return min(most, max(16, triton.next_power_of_2(channels)))
+    return min(most, max(16, next_power_of_2(channels)))
 
 
 MACHINES = ()  # where the first candidates were measured: nowhere, by benchmarks/results/
@@ -196,8 +197,8 @@ def convolve(
     way, begin = precision(source.dtype), out if bias is None else bias.contiguous()
 
     def launch(constants: dict, out: Tensor = out) -> None:
-        down, across = triton.cdiv(out_height, constants["ROWS"]), triton.cdiv(out_width, constants["COLUMNS"])
-        convolve_kernel[n * down * across, triton.cdiv(count, constants["RESULTS"]), groups](
+        down, across = cdiv(out_height, constants["ROWS"]), cdiv(out_width, constants["COLUMNS"])
+        convolve_kernel[n * down * across, cdiv(count, constants["RESULTS"]), groups](
             source, weight, begin, out, height, width, out_height, out_width,
             depth, count, down, across, kernel[1], taps, *first, *step, *source.stride(), *out.stride(),
             MULTIPLY_Y=multiply[0], MULTIPLY_X=multiply[1], DIVIDE_Y=divide[0], DIVIDE_X=divide[1],
@@ -312,9 +313,9 @@ def atrous_conv2d_backward_weight(
     positions = grad.shape[0] * grad.shape[2] * grad.shape[3]
 
     def launch(constants: dict) -> Tensor:
-        blocks = triton.cdiv(count, constants["RESULTS"]), triton.cdiv(depth, constants["SOURCES"])
+        blocks = cdiv(count, constants["RESULTS"]), cdiv(depth, constants["SOURCES"])
         programs = groups * taps * blocks[0] * blocks[1]
-        splits = max(1, min(triton.cdiv(positions, 8 * constants["PIXELS"]), 512 // programs))
+        splits = max(1, min(cdiv(positions, 8 * constants["PIXELS"]), 512 // programs))
         parts = torch.empty((splits, groups, taps, count, depth), dtype=real, device=x.device)
         weight_kernel[(groups * taps * splits, *blocks)](
             x, grad, parts, x.shape[0], *x.shape[2:], *grad.shape[2:], depth, count, kernel[1], taps, splits,

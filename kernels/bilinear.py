@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv
 from torch import Tensor
 
 BLOCK = 256  # positions of a program
@@ -38,7 +39,7 @@ def axis(cells: int, size: int, align_corners: bool, like: Tensor) -> Axis:
     """Made on the device, so that nothing waits for the host; in float64, as large maps need it."""
     cell, fraction = like.new_empty(size, dtype=torch.int32), like.new_empty(size)
     if size:
-        axis_kernel[triton.cdiv(size, BLOCK),](cell, fraction, cells, size, ALIGN=align_corners, BLOCK=BLOCK)
+        axis_kernel[cdiv(size, BLOCK),](cell, fraction, cells, size, ALIGN=align_corners, BLOCK=BLOCK)
     return Axis(cell, fraction)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv
 from segops.kernels.tile_product import add_product
 from torch import Tensor
 
@@ -18,7 +19,7 @@ def last(x: Tensor) -> Tensor:
     x = x.movedim(1, -1)
     if channels % 16 == 0:
         return x.contiguous()
-    out = x.new_zeros(*x.shape[:-1], triton.cdiv(channels, 16) * 16)
+    out = x.new_zeros(*x.shape[:-1], cdiv(channels, 16) * 16)
     out[..., :channels] = x
     return out
 

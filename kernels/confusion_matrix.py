@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv, next_power_of_2
 from torch import Tensor
 
 PIXELS = {"BLOCK": 128, "STEPS": 32}  # of a program: at once, and how often
@@ -75,7 +76,7 @@ def argmax(logits: Tensor) -> Tensor:
     batch, channels, points = logits.shape
     out = torch.empty((batch, points), dtype=torch.int32, device=logits.device)
     if out.numel():
-        blocks = triton.cdiv(points, 256)
+        blocks = cdiv(points, 256)
         argmax_kernel[(batch * blocks,)](logits, out, points, blocks, channels, *logits.stride(), BLOCK=256)
     return out
 
@@ -87,9 +88,9 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignor
     matrix = torch.zeros((num_classes, num_classes), dtype=torch.int64, device=target.device)
     if target.numel() == 0:
         return matrix
-    parts = triton.cdiv(target.numel(), PIXELS["BLOCK"] * PIXELS["STEPS"])
-    side = min(64, max(16, triton.next_power_of_2(num_classes)))
-    tiles = triton.cdiv(num_classes, side)
+    parts = cdiv(target.numel(), PIXELS["BLOCK"] * PIXELS["STEPS"])
+    side = min(64, max(16, next_power_of_2(num_classes)))
+    tiles = cdiv(num_classes, side)
     wrong = torch.empty(parts, dtype=torch.int32, device=target.device)
     count_kernel[(parts * tiles * tiles,)](
         prediction, target, matrix, wrong, target.numel(), num_classes, ignore_index or 0, tiles,

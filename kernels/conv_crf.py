@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv, next_power_of_2
 from torch import Tensor
 
 
@@ -102,7 +103,7 @@ def differentiate_kernel(
 
 def tile(channels: int, dtype: torch.dtype) -> dict[str, int]:
     """Pixels and channels of a program."""
-    wide = min(32, triton.next_power_of_2(channels))
+    wide = min(32, next_power_of_2(channels))
     return {"BLOCK": 128 if dtype == torch.float32 else 64, "CHANNELS": wide, "num_warps": 8 if wide == 32 else 4}
 
 
@@ -118,7 +119,7 @@ def conv_crf_message(values: Tensor, colors: Tensor, spatial: Tensor, bilateral:
         return out
     items, channels, height, width = values.shape
     sizes = tile(channels, values.dtype)
-    blocks, channel_blocks = triton.cdiv(height * width, sizes["BLOCK"]), triton.cdiv(channels, sizes["CHANNELS"])
+    blocks, channel_blocks = cdiv(height * width, sizes["BLOCK"]), cdiv(channels, sizes["CHANNELS"])
     message_kernel[(items * channel_blocks * blocks,)](
         values.contiguous(), colors.contiguous(), spatial.contiguous(), bilateral.contiguous(), out, height, width,
         height * width, channels, blocks, channel_blocks, *spatial.shape, DEPTH=colors.shape[1], **sizes,
@@ -132,14 +133,14 @@ def conv_crf_message_backward(
     """Gradients of colors, spatial and bilateral."""
     items, channels, height, width = values.shape
     sizes = gradient_tile(channels, values.dtype)
-    blocks, depth = triton.cdiv(height * width, sizes["BLOCK"]), colors.shape[1]
+    blocks, depth = cdiv(height * width, sizes["BLOCK"]), colors.shape[1]
     grad_colors = torch.empty_like(colors, memory_format=torch.contiguous_format)
     parts = values.new_empty(items * blocks, 2, *bilateral.shape)
     if items:
         differentiate_kernel[(items * blocks,)](
             grad.contiguous(), values.contiguous(), colors.contiguous(), bilateral.contiguous(), grad_colors, parts,
             height, width, height * width, channels, blocks, *bilateral.shape, DEPTH=depth,
-            DEPTHS=triton.next_power_of_2(max(1, depth)), **sizes,
+            DEPTHS=next_power_of_2(max(1, depth)), **sizes,
         )  # fmt: skip
     grad_spatial, grad_bilateral = parts.sum(0).unbind()
     return grad_colors, grad_spatial.clone(), grad_bilateral.clone()
@@ -285,7 +286,7 @@ def update_backward_kernel(
 
 def update_tile(labels: int) -> dict[str, int]:
     """All labels, and cells as many as registers hold of them."""
-    wide = triton.next_power_of_2(labels)
+    wide = next_power_of_2(labels)
     return {"LABELS": wide, "BLOCK": max(1, min(128, 512 // wide)), "num_warps": 4}
 
 
@@ -294,7 +295,7 @@ def update_geometry(logits: Tensor, message: Tensor, blur: int, sizes: dict[str,
     labels, height, width = logits.shape[1:]
     rows, columns = message.shape[2:]
     top, left = (rows * blur - height + 1) // 2, (columns * blur - width + 1) // 2
-    return labels, height, width, top, left, blur, rows, columns, triton.cdiv(rows * columns, sizes["BLOCK"])
+    return labels, height, width, top, left, blur, rows, columns, cdiv(rows * columns, sizes["BLOCK"])
 
 
 def conv_crf_update(logits: Tensor, message: Tensor, weight: Tensor, blur: int, softmax: bool, means: bool) -> Tensor:

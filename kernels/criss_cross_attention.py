@@ -24,6 +24,7 @@ import torch
 import triton
 import triton.language as tl
 from segops.kernels.channels_last import last, load_tile, scalar_products, store_tile
+from segops.kernels.integers import cdiv, next_power_of_2
 from segops.kernels.tile_product import add_product
 from torch import Tensor
 
@@ -261,16 +262,16 @@ def tiles(dtype: torch.dtype, results: int, dims: int, channels: int = 0) -> lis
 
 def power_of_two(channels: int) -> int:
     """Not below what a tensor core takes."""
-    return max(16, triton.next_power_of_2(channels))
+    return max(16, next_power_of_2(channels))
 
 
 def each_direction(x: Tensor, constants: dict, channels: int) -> Iterator[tuple[tuple[int, int], tuple, bool]]:
     """Programs for lines of x (N, H, W, ...) by blocks of channels, the arguments from ``count`` to ``blocks``, and
     IS_COLUMN: columns, then rows."""
     n, height, width = x.shape[:3]
-    parts = triton.cdiv(channels, constants["CHANNELS"])
+    parts = cdiv(channels, constants["CHANNELS"])
     for is_column, count, length, apart, step in ((True, width, height, 1, width), (False, height, width, width, 1)):
-        blocks = triton.cdiv(length, constants["OWN"])
+        blocks = cdiv(length, constants["OWN"])
         yield (n * count * blocks, parts), (count, length, height * width, apart, step, blocks), is_column
 
 

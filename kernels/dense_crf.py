@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv
 from torch import Tensor
 
 
@@ -55,7 +56,7 @@ def dense_crf_features(image: Tensor, sigma_xy: Sequence[float], sigma_color: Se
         return out
     sigma = torch.tensor([*sigma_xy, *sigma_color], dtype=dtype, device=image.device)
     block = block_of(dtype)
-    blocks = triton.cdiv(height * width, block)
+    blocks = cdiv(height * width, block)
     features_kernel[(n * blocks,)](
         image, sigma, out, height * width, width, blocks, channels, *image.stride(), BLOCK=block
     )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv
 from torch import Tensor
 
 SCAN = {"ROWS": 16, "COLUMNS": 32}
@@ -95,7 +96,7 @@ def distance_transform(labels: Tensor) -> Tensor:
     if out.numel() == 0:
         return out
     steps = torch.empty(labels.shape, dtype=torch.int32, device=labels.device)
-    strips, blocks = triton.cdiv(width, SCAN["COLUMNS"]), triton.cdiv(width, SEARCH["BLOCK"])
+    strips, blocks = cdiv(width, SCAN["COLUMNS"]), cdiv(width, SEARCH["BLOCK"])
     for up in (False, True):
         scan_kernel[(batch * strips,)](labels, steps, height, width, strips, UP=up, **SCAN)
     wide = height**2 + width**2 >= 1 << 30

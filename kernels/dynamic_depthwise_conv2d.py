@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv, next_power_of_2
 from torch import Tensor
 
 PROGRAMS = 2048  # enough to keep a large device busy
@@ -93,7 +94,7 @@ def in_cells(x: Tensor) -> bool:
 def tile(cells: bool, channels: int, dtype: torch.dtype, taps: int = 1) -> dict[str, int]:
     """Pixels and channels of a program that keeps so many sums for each of both."""
     size = max(32, (1024 if dtype == torch.float32 else 256) // taps)
-    wide = min(64 if taps == 1 else 16, triton.next_power_of_2(channels), size) if cells else 1
+    wide = min(64 if taps == 1 else 16, next_power_of_2(channels), size) if cells else 1
     return {"PIXELS": size // wide, "CHANNELS": wide, "num_warps": 4}
 
 
@@ -111,7 +112,7 @@ def dynamic_depthwise_conv2d(input: Tensor, kernels: Tensor, dilation_y: int, di
     input, kernels = input if cells else input.contiguous(), kernels.contiguous()
     items, channels, height, width = input.shape
     sizes = tile(cells, channels, input.dtype)
-    blocks, channel_blocks = triton.cdiv(height * width, sizes["PIXELS"]), triton.cdiv(channels, sizes["CHANNELS"])
+    blocks, channel_blocks = cdiv(height * width, sizes["PIXELS"]), cdiv(channels, sizes["CHANNELS"])
     convolve_kernel[(items * channel_blocks * blocks,)](
         input, kernels, out, height, width, channels, blocks, channel_blocks,
         kernels.stride(0) if len(kernels) > 1 else 0, *steps(input, cells), min(dilation_y, height),
@@ -130,15 +131,15 @@ def dynamic_depthwise_conv2d_backward(
     cells = in_cells(input) and in_cells(grad)
     if not cells:
         input, grad = input.contiguous(), grad.contiguous()
-    taps = triton.next_power_of_2(width)
+    taps = next_power_of_2(width)
     sizes = tile(cells, channels, input.dtype, taps)
-    channel_blocks = triton.cdiv(channels, sizes["CHANNELS"])
-    programs, most = batch * channel_blocks * height, triton.cdiv(rows * columns, 4 * sizes["PIXELS"])
-    count = min(most, triton.cdiv(PROGRAMS, programs))
+    channel_blocks = cdiv(channels, sizes["CHANNELS"])
+    programs, most = batch * channel_blocks * height, cdiv(rows * columns, 4 * sizes["PIXELS"])
+    count = min(most, cdiv(PROGRAMS, programs))
     parts = input.new_empty(count, batch, channels, height, width)
     differentiate_kernel[(count * programs,)](
         grad, input, parts, images // batch, rows, columns, channels, channel_blocks, batch,
-        triton.cdiv(rows * columns, count), channels * rows * columns, *steps(input, cells), min(dilation_y, rows),
+        cdiv(rows * columns, count), channels * rows * columns, *steps(input, cells), min(dilation_y, rows),
         min(dilation_x, columns), HEIGHT=height, WIDTH=width, TAPS=taps, **sizes,
     )  # fmt: skip
     return parts[0] if count == 1 else parts.sum(0)
@@ -149,7 +150,7 @@ for _dtype in (torch.float32, torch.float64):
     _types = dict.fromkeys(("input", "kernels", "out", "grad", "parts"), f"*fp{8 * _dtype.itemsize}")
     _types |= {"kernel_step": "i64", "image_step": "i64"}
     for _size in (3, 7, 31):
-        _taps = triton.next_power_of_2(_size)
+        _taps = next_power_of_2(_size)
         _kernel = {"HEIGHT": _size, "WIDTH": _size}
         AOT += [(convolve_kernel, _types, [_kernel | tile(cells, 2048, _dtype) for cells in (False, True)])]
         _kernel |= {"TAPS": _taps}

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv
 from segops.kernels.soft_assignment import POINTERS, kept, softmax, summed, weighed, width
 from segops.kernels.tile_product import mixed_product
 from torch import Tensor
@@ -215,7 +216,7 @@ def respond(x: Tensor, mu: Tensor) -> Tensor:
     z = x.new_empty(items, pixels, bases, dtype=kept(x))
 
     def launch(constants: dict) -> None:
-        blocks = triton.cdiv(pixels, constants["PIXELS"])
+        blocks = cdiv(pixels, constants["PIXELS"])
         respond_kernel[(items * blocks,)](
             x, mu, z, pixels, blocks, channels, bases, stride(mu), *x.stride(), **constants
         )
@@ -230,7 +231,7 @@ def differentiate(x: Tensor, grad: Tensor | None, tables: Tensor, last: Tensor, 
     g, first = x if grad is None else grad, grad is not None
 
     def launch(constants: dict) -> None:
-        blocks = triton.cdiv(pixels, constants["PIXELS"])
+        blocks = cdiv(pixels, constants["PIXELS"])
         differentiate_kernel[(items * blocks,)](
             x, g, tables, last, sums, both, pixels, blocks, channels, bases, tables.stride(1), *x.stride(),
             *g.stride(), FIRST=first, **constants,
@@ -247,7 +248,7 @@ def em_attention(x: Tensor, bases: Tensor, iterations: int, eps_mode: str) -> tu
     norms = history.new_empty(iterations, items, 2, count)
     if items == 0:
         return x.new_empty(x.shape), history, norms
-    mu, programs = bases.contiguous(), (items, triton.cdiv(count, TABLE["BASES"]))
+    mu, programs = bases.contiguous(), (items, cdiv(count, TABLE["BASES"]))
     for t in range(iterations):
         z = respond(x, mu)
         parts, sums = weighed(x, z)
@@ -266,7 +267,7 @@ def em_attention_backward(
     if items == 0:
         return x.new_empty(x.shape), torch.zeros_like(bases, memory_format=torch.contiguous_format)
     grad_history, norms = grad_history.contiguous(), norms.contiguous()
-    before, programs = [bases.contiguous(), *history.contiguous()], (items, triton.cdiv(count, TABLE["BASES"]))
+    before, programs = [bases.contiguous(), *history.contiguous()], (items, cdiv(count, TABLE["BASES"]))
     tables, sums = bases.new_empty(items, channels, iterations, 2, count), bases.new_empty(items, count)
     both = x.new_empty(items, pixels, iterations, 2, count, dtype=kept(x))
     parts, _ = weighed(grad, respond(x, before[-2]))

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv
 from segops.kernels.soft_assignment import POINTERS, kept, softmax, weighed, width
 from segops.kernels.tile_product import product
 from torch import Tensor
@@ -177,14 +178,14 @@ def encoding(x: Tensor, codewords: Tensor, scale: Tensor) -> Tensor:
     scale, assignment = scale.contiguous(), x.new_empty(items, pixels, count, dtype=kept(x))
 
     def launch(constants: dict) -> None:
-        blocks = triton.cdiv(pixels, constants["PIXELS"])
+        blocks = cdiv(pixels, constants["PIXELS"])
         assign_kernel[(items * blocks,)](
             x, codes, scale, assignment, pixels, blocks, channels, count, *x.stride(), **constants
         )
 
     tuning.run("encoding.assign", launch, tiles(count, x.dtype), MACHINES, x, *x.shape, count)
     parts, sums = weighed(x, assignment, None if x.dtype == torch.bfloat16 else mean)
-    residual_kernel[items, triton.cdiv(channels, TABLE["CHANNELS"]), triton.cdiv(count, TABLE["CODES"])](
+    residual_kernel[items, cdiv(channels, TABLE["CHANNELS"]), cdiv(count, TABLE["CODES"])](
         parts, sums, centred, out, parts.shape[1], channels, count, **TABLE
     )
     return out
@@ -201,7 +202,7 @@ def encoding_backward(grad: Tensor, x: Tensor, codewords: Tensor, scale: Tensor)
     both = x.new_empty(items, pixels, 2 * count, dtype=kept(x))
 
     def differentiate(constants: dict) -> Tensor:
-        blocks = triton.cdiv(pixels, constants["PIXELS"])
+        blocks = cdiv(pixels, constants["PIXELS"])
         scales = codes.new_empty(items, blocks, count)
         differentiate_kernel[(items * blocks,)](
             grad, x, codes, scale, both, scales, pixels, blocks, channels, count, *x.stride(), **constants
@@ -209,8 +210,8 @@ def encoding_backward(grad: Tensor, x: Tensor, codewords: Tensor, scale: Tensor)
         return scales.sum((0, 1))
 
     def descend(constants: dict) -> None:
-        blocks = triton.cdiv(pixels, constants["PIXELS"])
-        descend_kernel[items * blocks, triton.cdiv(channels, constants["CHANNELS"])](
+        blocks = cdiv(pixels, constants["PIXELS"])
+        descend_kernel[items * blocks, cdiv(channels, constants["CHANNELS"])](
             grad, x, both, centred, mean, out, pixels, blocks, channels, count, *x.stride(), **constants
         )
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv, next_power_of_2
 from segops.kernels.tile_product import product
 from torch import Tensor
 
@@ -104,13 +105,13 @@ def tile(channels: int, dtype: torch.dtype) -> dict[str, int]:
     """
     if dtype == torch.float64:
         return {"BLOCK_I": 16, "BLOCK_J": 8, "CHANNELS": 8}
-    width = min(64, max(16, triton.next_power_of_2(channels)))
+    width = min(64, max(16, next_power_of_2(channels)))
     return {"BLOCK_I": 64, "BLOCK_J": 32, "CHANNELS": width, "num_warps": 8, "num_stages": 1}
 
 
 def gradient_tile(dim: int, channels: int, dtype: torch.dtype) -> dict[str, int]:
     """Tile of the feature gradient, the largest that does not spill."""
-    dims = {"DIM": dim, "DIMS": triton.next_power_of_2(dim)}
+    dims = {"DIM": dim, "DIMS": next_power_of_2(dim)}
     if dtype == torch.float64:
         return {**dims, "BLOCK_I": 16, "BLOCK_J": 8, "CHANNELS": 8}
     width = 32 if channels > 16 else 16
@@ -131,8 +132,8 @@ def gaussian_filter_exact(values: Tensor, features: Tensor) -> Tensor:
     batch, dim, points = features.shape
     x = values.reshape(batch, -1, points)
     sizes = tile(x.shape[1], x.dtype)
-    blocks = triton.cdiv(points, sizes["BLOCK_I"])
-    filter_kernel[batch * blocks, triton.cdiv(x.shape[1], sizes["CHANNELS"])](
+    blocks = cdiv(points, sizes["BLOCK_I"])
+    filter_kernel[batch * blocks, cdiv(x.shape[1], sizes["CHANNELS"])](
         x, features, out, points, blocks, x.shape[1], *x.stride(), *features.stride(), DIM=dim, **sizes
     )
     return out
@@ -148,7 +149,7 @@ def gaussian_filter_exact_backward(grad: Tensor, values: Tensor, features: Tenso
     g, x = grad.reshape(batch, -1, points), values.reshape(batch, -1, points)
     left, right = torch.cat([g, x], 1), torch.cat([x, g], 1)  # (g_i, v_i) . (v_j, g_j): one product instead of two
     sizes = gradient_tile(dim, left.shape[1], x.dtype)
-    blocks = triton.cdiv(points, sizes["BLOCK_I"])
+    blocks = cdiv(points, sizes["BLOCK_I"])
     feature_gradient_kernel[(batch * blocks,)](
         left, right, features, grad_features, points, blocks, left.shape[1], *features.stride(), **sizes
     )

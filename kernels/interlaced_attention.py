@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv, next_power_of_2
 from segops.kernels.tile_product import WIDEN
 from torch import Tensor
 
@@ -180,7 +181,7 @@ def groups_of(x: Tensor, down_factor: Sequence[int], relation: str) -> Groups:
     height, width = x.shape[2:]
     rows, columns = min(down_factor[0], height), min(down_factor[1], width)  # a larger one means the same
     top, left = -height % rows // 2, -width % columns // 2
-    blocks = triton.cdiv(height, rows), triton.cdiv(width, columns)
+    blocks = cdiv(height, rows), cdiv(width, columns)
     (down, across), (tall, wide) = (blocks, (rows, columns)) if relation == "local" else ((rows, columns), blocks)
     return Groups(height, width, rows, columns, top, left, down, across, tall * wide)
 
@@ -191,7 +192,7 @@ MACHINES = ()  # where the first candidates were measured: nowhere, by benchmark
 def tile(dtype: torch.dtype, across: int) -> dict[str, Any]:
     """Tiles that do not spill; float64 holds a four-dimensional product in registers."""
     precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
-    sizes = {"GROUPS": min(8, triton.next_power_of_2(across)), "num_warps": 8, "num_stages": 1, "PRECISION": precision}
+    sizes = {"GROUPS": min(8, next_power_of_2(across)), "num_warps": 8, "num_stages": 1, "PRECISION": precision}
     if dtype == torch.float64:
         return {**sizes, "OWN": 8, "OTHER": 8}
     return {**sizes, "OWN": 32, "OTHER": 16}
@@ -217,7 +218,7 @@ class Slab:
         self.groups, self.first, self.strips, self.local = groups, first, strips, relation == "local"
 
     def programs(self, constants: dict) -> int:
-        tiles = triton.cdiv(self.groups.across, constants["GROUPS"]) * triton.cdiv(self.groups.most, constants["OWN"])
+        tiles = cdiv(self.groups.across, constants["GROUPS"]) * cdiv(self.groups.most, constants["OWN"])
         return self.strips * tiles
 
     def sizes(self, x: Tensor) -> tuple[int, ...]:
@@ -229,7 +230,7 @@ class Slab:
         out = scale.new_empty(self.strips, self.groups.across, most, most)
 
         def launch(constants: dict) -> None:
-            energy_kernel[self.programs(constants), triton.cdiv(most, constants["OTHER"])](
+            energy_kernel[self.programs(constants), cdiv(most, constants["OTHER"])](
                 own, other, scale, out, self.first, own.shape[1], *self.groups, beyond,
                 LOCAL=self.local, **constants,
             )  # fmt: skip
@@ -242,7 +243,7 @@ class Slab:
         channels = values.shape[1]
 
         def launch(constants: dict) -> None:
-            combine_kernel[self.programs(constants), triton.cdiv(channels, constants["CHANNELS"])](
+            combine_kernel[self.programs(constants), cdiv(channels, constants["CHANNELS"])](
                 weights, values, out, self.first, channels, *self.groups,
                 TRANSPOSED=transposed, LOCAL=self.local, **constants,
             )  # fmt: skip

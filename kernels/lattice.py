@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv, next_power_of_2
 from torch import Tensor
 
 CHUNK = 128  # a vertex's run of entries is cut at every multiple of this, see splat in permutohedral_filter.py
@@ -180,9 +181,9 @@ def sort_keys(features: Tensor) -> Keys:
     """features (B, D, P), everything that needs no synchronisation."""
     batch, dim, points = features.shape
     entries = (dim + 1) * points
-    coords = triton.next_power_of_2(dim + 1)
+    coords = next_power_of_2(dim + 1)
     block = max(1, 1024 // coords)
-    blocks = triton.cdiv(points, block)
+    blocks = cdiv(points, block)
     key = features.new_empty((batch, entries), dtype=torch.int64)
     weight = features.new_empty((dim + 1, batch * points))
     status = features.new_empty(batch * blocks, dtype=torch.int32)
@@ -206,14 +207,14 @@ def number_vertices(keys: Keys, vertices: int) -> Lattice:
     unique = keys.key.new_empty(vertices)
     vertex = keys.number.new_empty((dim + 1, batch * points))
     point, entry_weight = torch.empty_like(keys.number), keys.weight.new_empty(entries)
-    number_kernel[(triton.cdiv(entries, 512),)](
+    number_kernel[(cdiv(entries, 512),)](
         keys.key, keys.order, keys.number, keys.weight, unique, start, vertex, point, entry_weight,
         entries, points, batch * points, dim, BLOCK=512,
     )  # fmt: skip
     item_start = torch.cat([keys.number.view(batch, -1)[:, 0], torch.full_like(start[:1], vertices)])
     neighbour = torch.full_like(start[:1], -1).repeat(dim + 1, 2, vertices)
     remainder_bits, bits = key_layout(dim)
-    neighbour_kernel[(triton.cdiv(vertices, 256), dim + 1)](
+    neighbour_kernel[(cdiv(vertices, 256), dim + 1)](
         unique, start, item_start, neighbour, vertices, vertices.bit_length(), entries // batch, dim, remainder_bits,
         bits, sum(1 << (remainder_bits + i * bits) for i in range(dim)), BLOCK=256,
     )  # fmt: skip

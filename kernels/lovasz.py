@@ -17,6 +17,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv
 from torch import Tensor
 
 BLOCK = 1024  # elements of a row that a program scans
@@ -113,7 +114,7 @@ def sort_keys(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     end, (R, blocks)."""
     keys, order = keys.sort(dim=1, descending=True)
     rows, length = keys.shape
-    blocks = triton.cdiv(length, BLOCK)
+    blocks = cdiv(length, BLOCK)
     counts = keys.new_empty((rows, blocks), dtype=torch.int32)
     count_kernel[(rows * blocks,)](keys, counts, length, blocks, BLOCK=BLOCK)
     return keys, order, counts.cumsum(1)

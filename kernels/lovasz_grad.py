@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv
 from segops.kernels.lovasz import BLOCK, jaccard_steps
 from torch import Tensor
 
@@ -41,7 +42,7 @@ def lovasz_grad(sorted_foreground: Tensor) -> Tensor:
     out = sorted_foreground.new_empty((rows, length))
     if out.numel() == 0:
         return out
-    blocks = triton.cdiv(length, BLOCK)
+    blocks = cdiv(length, BLOCK)
     counts, wrong = sorted_foreground.new_empty((2, rows, blocks), dtype=torch.int32)
     grid, sizes = (rows * blocks,), (length, blocks, *sorted_foreground.stride())
     ones_kernel[grid](sorted_foreground, counts, wrong, *sizes, BLOCK=BLOCK)

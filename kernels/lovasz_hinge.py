@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv
 from segops.kernels.lovasz import check_labels, encode, has_nan, losses, new_keys, sort_keys, write_slopes
 from torch import Tensor
 
@@ -36,7 +37,7 @@ def sort_errors(logits: Tensor, target: Tensor, per_image: bool, ignore_index: i
     """Sorted keys of logits and target (N, P), a row for each set, with what `sort_keys` says of them."""
     batch, points = logits.shape
     keys, tile = new_keys(batch, points, logits), 512
-    blocks = triton.cdiv(points, tile)
+    blocks = cdiv(points, tile)
     wrong = torch.empty(batch * blocks, dtype=torch.int32, device=logits.device)
     hinge_keys_kernel[(batch * blocks,)](
         logits, target, keys, wrong, points, blocks, ignore_index or 0, *logits.stride(), *target.stride(),

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv
 from segops.kernels.lovasz import check_labels, encode, has_nan, losses, new_keys, sort_keys, write_slopes
 from torch import Tensor
 
@@ -130,7 +131,7 @@ class Problem:
     ):
         self.input, self.target, self.present = input, target, present
         batch, channels, points = input.shape
-        self.blocks = triton.cdiv(points, TILE)
+        self.blocks = cdiv(points, TILE)
         self.ignore = ignore_index or 0
         self.sets, self.count = batch if per_image else 1, len(classes)
         indices, self.slots = class_tensors(classes, channels, input.device)

@@ -22,6 +22,7 @@ from itertools import accumulate
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv, next_power_of_2
 from segops.kernels.lattice import Lattice, build_lattices, join
 from segops.kernels.permutohedral_filter import blur, gather, new_rows, slice_table, splat
 from torch import Tensor
@@ -107,9 +108,9 @@ def unary_backward_kernel(total, unary, out, points, blocks, labels, stride, BLO
 
 def launch(items: int, points: int, labels: int) -> tuple[tuple[int], int, dict[str, int]]:
     """Grid, blocks of an item, and tile of a kernel that holds whole rows of labels."""
-    width = triton.next_power_of_2(labels)
+    width = next_power_of_2(labels)
     block = max(1, min(128, 256 // width))
-    blocks = triton.cdiv(points, block)
+    blocks = cdiv(points, block)
     return (items * blocks,), blocks, {"BLOCK": block, "LABELS": width, "num_warps": min(32, max(4, width // 64))}
 
 
@@ -170,7 +171,7 @@ class Field:
 
     def update_backward(self, marginals: Tensor, messages: Tensor, total: Tensor) -> Tensor:
         """Gradient of the softmax's argument, where that of the marginals is minus the slice of ``messages``."""
-        grad, grid = self.rows(), (triton.cdiv(len(total), self.tile["BLOCK"]),)
+        grad, grid = self.rows(), (cdiv(len(total), self.tile["BLOCK"]),)
         update_backward_kernel[grid](
             marginals, messages, self.adjoint.vertex, self.adjoint.weight, grad, total, len(total), self.labels,
             len(self.adjoint.vertex), total.stride(0), messages.stride(0), **self.tile,

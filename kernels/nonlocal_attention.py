@@ -24,6 +24,7 @@ import torch
 import triton
 import triton.language as tl
 from segops.kernels.channels_last import last, load_tile, scalar_products, store_tile
+from segops.kernels.integers import cdiv, next_power_of_2
 from segops.kernels.tile_product import add_product
 from torch import Tensor
 
@@ -183,13 +184,13 @@ def shared_memory_is_roomy() -> bool:
 
 def power_of_two(channels: int) -> int:
     """Not below what a tensor core takes."""
-    return max(16, triton.next_power_of_2(channels))
+    return max(16, next_power_of_2(channels))
 
 
 def grid(positions: Tensor, channels: int, constants: dict) -> tuple[tuple[int, int], int]:
     """Programs for all of (N, ..., positions) by blocks of channels, and how many of them an image has."""
-    blocks = triton.cdiv(positions.shape[2], constants["OWN"])
-    return (positions.shape[0] * blocks, triton.cdiv(channels, constants["CHANNELS"])), blocks
+    blocks = cdiv(positions.shape[2], constants["OWN"])
+    return (positions.shape[0] * blocks, cdiv(channels, constants["CHANNELS"])), blocks
 
 
 def nonlocal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv
 from segops.kernels.tile_product import product
 from torch import Tensor
 
@@ -143,7 +144,7 @@ def walk_in_chunks(
 ) -> tuple[Tensor, Tensor]:
     (items, count), (_, many, channels) = path.row.shape, sources.shape
     split, length = count - many, constants["LENGTH"]
-    chunks = triton.cdiv(count, length)
+    chunks = cdiv(count, length)
     slopes, moments = sources.new_empty(2, items, chunks, channels)
     totals_kernel[(items * chunks,)](
         path.at, path.row, sources, slopes, moments, count, chunks, split, channels, **constants

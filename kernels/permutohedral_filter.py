@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv, next_power_of_2
 from segops.kernels.lattice import CHUNK, Lattice, build_lattices
 from torch import Tensor
 
@@ -104,7 +105,7 @@ def slice_kernel(
 
 def new_rows(count: int, channels: int, like: Tensor) -> Tensor:
     """Uninitialised (count, channels), each row padded to a power of two or a multiple of 16."""
-    padded = triton.next_power_of_2(channels) if channels <= 16 else triton.cdiv(channels, 16) * 16
+    padded = next_power_of_2(channels) if channels <= 16 else cdiv(channels, 16) * 16
     return like.new_empty((count, padded))[:, :channels]
 
 
@@ -113,9 +114,9 @@ CARRY_WARPS = 8  # with fewer, float64 spills on sm_100
 
 def tiling(rows: int, channels: int) -> tuple[tuple[int, int], dict[str, int]]:
     """Grid and tile of a kernel over rows of channels: 1024 elements to a program, less where rows are short."""
-    width = min(64, triton.next_power_of_2(channels))
+    width = min(64, next_power_of_2(channels))
     tile = {"BLOCK": min(256, 1024 // width), "CHANNELS": width}
-    return (triton.cdiv(rows, tile["BLOCK"]), triton.cdiv(channels, width)), tile
+    return (cdiv(rows, tile["BLOCK"]), cdiv(channels, width)), tile
 
 
 def splat(lattice: Lattice, values: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv
 from torch import Tensor
 
 MODES = ("bilinear", "nearest")
@@ -206,10 +207,10 @@ def point_sample(points: Tensor, inputs: list[Tensor], mode: str, padding_mode: 
     points = points.contiguous()
     batch, count, _ = points.shape
     out = points.new_empty(batch, sum(x.shape[1] for x in inputs), count)
-    blocks = triton.cdiv(count, BLOCK)
+    blocks = cdiv(count, BLOCK)
     for x, part in zip(inputs, out.split([x.shape[1] for x in inputs], 1), strict=True):
         if part.numel():
-            sample_kernel[batch * blocks, triton.cdiv(x.shape[1], CHANNELS)](
+            sample_kernel[batch * blocks, cdiv(x.shape[1], CHANNELS)](
                 points, x, part, count, blocks, *x.shape[1:], *x.stride(), out.stride(0),
                 **options(mode, padding_mode, align_corners), BLOCK=BLOCK, **SAMPLE,
             )  # fmt: skip
@@ -235,7 +236,7 @@ def point_sample_backward_input(
     if not (out.numel() and count):
         return out
     choice = options(mode, padding_mode, align_corners)
-    blocks, groups = triton.cdiv(count, BLOCK), triton.cdiv(channels, CHANNELS)
+    blocks, groups = cdiv(count, BLOCK), cdiv(channels, CHANNELS)
     if not torch.are_deterministic_algorithms_enabled():
         scatter_kernel[batch * blocks, groups](
             points, grad, out, count, blocks, channels, height, width, *grad.stride(), *out.stride(),
@@ -248,7 +249,7 @@ def point_sample_backward_input(
         points, keys, weights, count, blocks, height, width, height * width, **choice, BLOCK=BLOCK
     )
     keys, order = keys.flatten().sort(stable=True)
-    run_kernel[triton.cdiv(len(keys), BLOCK), groups](
+    run_kernel[cdiv(len(keys), BLOCK), groups](
         keys, order, weights, grad, out, len(keys), count, channels, height * width, width,
         *grad.stride(), *out.stride(), BLOCK=BLOCK, CHANNELS=CHANNELS,
     )  # fmt: skip
@@ -265,7 +266,7 @@ def point_sample_backward_points(
     choice = options(mode, padding_mode, align_corners)
     if choice.pop("NEAREST") or not out.numel():
         return out
-    blocks = triton.cdiv(count, BLOCK)
+    blocks = cdiv(count, BLOCK)
     for x, g in zip(inputs, grad.split([x.shape[1] for x in inputs], 1), strict=True):
         slope_kernel[(batch * blocks,)](
             points, x, g, out, count, blocks, *x.shape[1:], *x.stride(), *g.stride(),

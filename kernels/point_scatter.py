@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv
 from torch import Tensor
 
 BLOCK, CHANNELS = 128, 8
@@ -54,7 +55,7 @@ def winners(indices: Tensor, cells: int) -> Tensor:
     """The last point of each cell, (N * cells), -1 where there is none. A GPU's check is not waited for."""
     batch, points = indices.shape
     winner = indices.new_full((1 + batch * cells,), -1, dtype=torch.int32)
-    blocks = triton.cdiv(points, BLOCK)
+    blocks = cdiv(points, BLOCK)
     winner_kernel[(batch * blocks,)](indices, winner, points, blocks, cells, *indices.stride(), BLOCK=BLOCK)
     message = f"indices: expected cells from 0 to {cells - 1}"
     if indices.is_cuda:
@@ -73,8 +74,8 @@ def move(indices: Tensor, map: Tensor, values: Tensor, write: bool) -> None:
     winner = winners(indices, cells)
     if not channels:
         return
-    blocks = triton.cdiv(points, BLOCK)
-    move_kernel[batch * blocks, triton.cdiv(channels, CHANNELS)](
+    blocks = cdiv(points, BLOCK)
+    move_kernel[batch * blocks, cdiv(channels, CHANNELS)](
         indices, winner, map, values, points, blocks, channels, cells, width, *indices.stride(), *map.stride(),
         *values.stride(), WRITE=write, BLOCK=BLOCK, CHANNELS=CHANNELS,
     )  # fmt: skip

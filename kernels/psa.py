@@ -27,6 +27,7 @@ import torch
 import triton
 import triton.language as tl
 from segops.kernels.channels_last import last, load_tile, store_tile
+from segops.kernels.integers import cdiv, next_power_of_2
 from segops.kernels.tile_product import add_product
 from torch import Tensor
 
@@ -197,7 +198,7 @@ def tiles(channels: int, dtype: torch.dtype) -> list[dict[str, Any]]:
     the weights anew. float64 holds a three-dimensional product in registers."""
     if dtype == torch.float64:
         return [{"CHANNELS": 8, "OWN": 16, "OTHER": 16, "num_warps": 8, "PRECISION": precision()}]
-    width = min(128 if dtype == torch.float32 else 256, max(64, triton.next_power_of_2(channels)))
+    width = min(128 if dtype == torch.float32 else 256, max(64, next_power_of_2(channels)))
     first = {"CHANNELS": width, "OWN": 64, "OTHER": 32, "num_warps": 8, "PRECISION": precision()}
     if dtype == torch.float32:
         return tuning.variants({**first, "num_stages": 1}, {"OTHER": 16})
@@ -232,7 +233,7 @@ def psa(
     flags = {"COLLECT": mode == "collect", "COMPACT": compact, "SOFTMAX": softmax}
 
     def launch(constants: dict) -> None:
-        blocks, groups = triton.cdiv(height * width, constants["OWN"]), triton.cdiv(channels, constants["CHANNELS"])
+        blocks, groups = cdiv(height * width, constants["OWN"]), cdiv(channels, constants["CHANNELS"])
         attend_kernel[(n * blocks * groups,)](
             value, attention, out, stats, channels, *integers, blocks, groups, **flags, **constants
         )
@@ -267,14 +268,14 @@ def psa_backward(
     flags = {"COLLECT": mode == "collect", "COMPACT": compact, "SOFTMAX": softmax}
 
     def of_value(constants: dict) -> None:
-        blocks, groups = triton.cdiv(height * width, constants["OWN"]), triton.cdiv(channels, constants["CHANNELS"])
+        blocks, groups = cdiv(height * width, constants["OWN"]), cdiv(channels, constants["CHANNELS"])
         differentiate_value_kernel[(n * blocks * groups,)](
             grad, attention, stats, grad_value, channels, *integers, blocks, groups, **flags, **constants
         )
 
     def of_attention(constants: dict) -> None:
-        blocks = triton.cdiv(height * width, constants["OTHER"])
-        differentiate_attention_kernel[(n * triton.cdiv(height * width, constants["OWN"]) * blocks,)](
+        blocks = cdiv(height * width, constants["OTHER"])
+        differentiate_attention_kernel[(n * cdiv(height * width, constants["OWN"]) * blocks,)](
             grad, value, attention, stats, dot, grad_attention, *integers, blocks, **flags, **constants
         )
 

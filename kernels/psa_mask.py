@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv
 from segops.kernels.psa import entries_of
 from torch import Tensor
 
@@ -33,7 +34,7 @@ def mask_kernel(
 def launch(masks: Tensor, matrix: Tensor, mode: str, rows: int, columns: int, back: bool) -> None:
     """Over every tile of every image."""
     n, _, height, width = masks.shape
-    blocks = triton.cdiv(height * width, SIDE)
+    blocks = cdiv(height * width, SIDE)
     if n:
         mask_kernel[(n * blocks * blocks,)](
             masks, matrix, height * width, width, rows, columns, blocks,

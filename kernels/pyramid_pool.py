@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv
 from segops.kernels.tile_product import product
 from torch import Tensor
 
@@ -118,7 +119,7 @@ def pyramid_pool(x: Tensor, rows: list[int], columns: list[int]) -> Tensor:
     out = x.new_empty(n, channels, sum(r * c for r, c in zip(rows, columns, strict=True)))
     if out.numel():
         down, across = sum(rows), sum(columns)
-        grid = (n * channels, triton.cdiv(down, sizes["BINS"]), triton.cdiv(across, sizes["BINS"]))
+        grid = (n * channels, cdiv(down, sizes["BINS"]), cdiv(across, sizes["BINS"]))
         pyramid = {"ROWS": tuple(rows), "COLUMNS": tuple(columns)}
         pool_kernel[grid](x.contiguous(), out, height, width, down, across, out.shape[2], **pyramid, **sizes)
     return out
@@ -129,7 +130,7 @@ def pyramid_pool_backward(grad: Tensor, height: int, width: int, rows: list[int]
     (n, channels, bins), sizes = grad.shape, tile(grad.dtype)
     out = grad.new_empty(n, channels, height, width)
     if out.numel():
-        grid = (n * channels, triton.cdiv(height, sizes["HEIGHT"]), triton.cdiv(width, sizes["WIDTH"]))
+        grid = (n * channels, cdiv(height, sizes["HEIGHT"]), cdiv(width, sizes["WIDTH"]))
         pyramid = {"ROWS": tuple(rows), "COLUMNS": tuple(columns)}
         spread_kernel[grid](grad.contiguous(), out, height, width, sum(rows), sum(columns), bins, **pyramid, **sizes)
     return out

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv, next_power_of_2
 from segops.kernels.lovasz import check_labels
 from segops.kernels.lovasz_softmax import raised
 from torch import Tensor
@@ -147,14 +148,14 @@ def sums_backward_kernel(
 def tile(channels: int, dtype: torch.dtype) -> dict[str, int]:
     """Pixels and channels of a program at a time."""
     most = 8 if dtype == torch.float64 else 16
-    return {"CHANNELS": min(most, triton.next_power_of_2(channels)), "BLOCK": 128, "num_warps": 4}
+    return {"CHANNELS": min(most, next_power_of_2(channels)), "BLOCK": 128, "num_warps": 4}
 
 
 def launch(input: Tensor, target: Tensor, ignore_index: int | None, gamma: float) -> tuple[int, tuple, dict]:
     """Blocks of an image, and what both kernels take after their tensors."""
     _, channels, points = input.shape
     sizes = tile(channels, input.dtype)
-    blocks = triton.cdiv(points, sizes["BLOCK"])
+    blocks = cdiv(points, sizes["BLOCK"])
     numbers = points, blocks, channels, ignore_index or 0, *input.stride(), *target.stride()
     return blocks, numbers, {"GAMMA": gamma, "IGNORE": ignore_index is not None, **sizes}
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv, next_power_of_2
 from segops.kernels.tile_product import mixed_product
 from torch import Tensor
 
@@ -73,7 +74,7 @@ def kept(x: Tensor) -> torch.dtype:
 
 def width(count: int) -> int:
     """Not below what a tensor core takes."""
-    return max(16, triton.next_power_of_2(count))
+    return max(16, next_power_of_2(count))
 
 
 def tiles(count: int, dtype: torch.dtype) -> list[dict[str, int]]:
@@ -90,12 +91,12 @@ def weighed(x: Tensor, weights: Tensor, mean: Tensor | None = None) -> tuple[Ten
     """Parts of x (N, C, P), less the mean (C), times weights (N, P, K): (N, slices, C, K), and of the weights' sums
     (N, slices, K)."""
     (items, channels, pixels), count = x.shape, weights.shape[2]
-    slices = triton.cdiv(pixels, SLICE)
+    slices = cdiv(pixels, SLICE)
     parts = x.new_empty(items, slices, channels, count, dtype=summed(x))
     sums = parts.new_empty(items, slices, count)
 
     def launch(constants: dict) -> None:
-        rows, columns = triton.cdiv(channels, constants["CHANNELS"]), triton.cdiv(count, constants["COUNT"])
+        rows, columns = cdiv(channels, constants["CHANNELS"]), cdiv(count, constants["COUNT"])
         weigh_kernel[items * slices, rows, columns](
             x, weights, parts if mean is None else mean, parts, sums, pixels, slices, channels, count,
             *x.stride(), *weights.stride()[:2], SLICE=SLICE, CENTRED=mean is not None, **constants,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv
 from segops.kernels.topk_uncertain_grid import centres, margin, most_uncertain, rank
 from torch import Tensor
 
@@ -60,7 +61,7 @@ def subdivide(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     larger = logits.new_empty((n, channels, 2 * height, 2 * width))
     margins = logits.new_empty((n, cells))
     if n > 0:
-        blocks = triton.cdiv(cells, 256)
+        blocks = cdiv(cells, 256)
         upsample_kernel[(n * blocks,)](
             logits, larger, margins, cells, height, width, blocks, channels, *logits.stride(), BLOCK=256
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv
 from torch import Tensor
 
 
@@ -62,7 +63,7 @@ def topk_uncertain_grid(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     n, channels, height, width = logits.shape
     margins = logits.new_empty((n, height * width))
     if n > 0:
-        blocks = triton.cdiv(height * width, 512)
+        blocks = cdiv(height * width, 512)
         margins_kernel[(n * blocks,)](
             logits, margins, height * width, width, blocks, channels, *logits.stride(), BLOCK=512
         )

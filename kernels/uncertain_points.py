@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from segops.kernels.integers import cdiv
 from segops.kernels.topk_uncertain_grid import margin, most_uncertain, rank
 from torch import Tensor
 
@@ -57,7 +58,7 @@ def uncertain_points(logits: Tensor, candidates: Tensor, others: Tensor, importa
     count = candidates.shape[1]
     margins = candidates.new_empty((n, count))
     if margins.numel() > 0:
-        blocks = triton.cdiv(count, 128)
+        blocks = cdiv(count, 128)
         point_margins_kernel[(n * blocks,)](
             logits, candidates, margins, count, height, width, blocks, channels, *logits.stride(),
             *candidates.stride(), BLOCK=128,

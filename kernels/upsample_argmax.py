@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 from segops.kernels.bilinear import axis, load_cells, pixels_of
+from segops.kernels.integers import cdiv
 from torch import Tensor
 
 BLOCK = 128  # pixels of a program
@@ -40,7 +41,7 @@ def upsample_argmax(input: Tensor, height: int, width: int, align_corners: bool,
     n, channels, rows, columns = input.shape
     out = input.new_empty(n, height, width, dtype=torch.uint8 if narrow else torch.int64)
     if out.numel():
-        blocks = triton.cdiv(width, BLOCK)
+        blocks = cdiv(width, BLOCK)
         tables = *axis(rows, height, align_corners, input), *axis(columns, width, align_corners, input)
         argmax_kernel[(n * height * blocks,)](
             input, *tables, out, height, width, rows, columns, blocks, channels, *input.stride(), BLOCK=BLOCK

@@ -14,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 from segops.kernels.bilinear import axis, blend, first_positions, load_cells, pixels_of
+from segops.kernels.integers import cdiv, next_power_of_2
 from segops.kernels.lovasz import check_labels
 from segops.kernels.lovasz_softmax import raised
 from torch import Tensor
@@ -151,7 +152,7 @@ def upsample_cross_entropy(
     loss, lse = input.new_empty(target.shape), input.new_empty(target.shape)
     if not loss.numel():
         return loss, lse
-    blocks = triton.cdiv(width, BLOCK)
+    blocks = cdiv(width, BLOCK)
     wrong = torch.empty(n * height * blocks, dtype=torch.int32, device=input.device)
     tables = *axis(rows, height, align_corners, input), *axis(columns, width, align_corners, input)
     loss_kernel[wrong.shape](
@@ -166,7 +167,7 @@ def upsample_cross_entropy(
 def tile(dtype: torch.dtype, channels: int) -> dict[str, int]:
     """Cells and channels of a program, backward."""
     most = 4 if dtype == torch.float64 else 16
-    return {"CHANNELS": min(most, triton.next_power_of_2(channels)), "CELLS": 32, "num_warps": 4}
+    return {"CHANNELS": min(most, next_power_of_2(channels)), "CELLS": 32, "num_warps": 4}
 
 
 def upsample_cross_entropy_backward(
@@ -187,8 +188,8 @@ def upsample_cross_entropy_backward(
     row, column = axis(rows, height, align_corners, input), axis(columns, width, align_corners, input)
     firsts = first_positions(row.cell, rows), first_positions(column.cell, columns)
     sizes = tile(input.dtype, channels)
-    blocks = triton.cdiv(columns, sizes["CELLS"])
-    cells_kernel[(n * rows * blocks, triton.cdiv(channels, sizes["CHANNELS"]))](
+    blocks = cdiv(columns, sizes["CELLS"])
+    cells_kernel[(n * rows * blocks, cdiv(channels, sizes["CHANNELS"]))](
         grad.contiguous(), input, target.contiguous(), lse.contiguous(), weights(class_weight, input), firsts[0],
         row.fraction, firsts[1], column.fraction, out, width, height, rows, columns, blocks, channels,
         *input.stride(), ignore_index or 0, IGNORE=ignore_index is not None, WEIGHTED=class_weight is not None,
