@@ -95,6 +95,7 @@ def cases() -> list[Case]:
 
 
 def main() -> int:
+    """1 if a launch does not compile, and prints which."""
     driver, failures = install(), 0
     for case in cases():
         try:
