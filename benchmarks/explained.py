@@ -9,10 +9,6 @@ FLOAT32 = (
     "rows of an older kernel, little more than float32 matrix products, which wrote as many bytes of partial sums as x "
     "has, and ran a dozen small operators of torch around each pass"
 )
-PSA = (
-    "at 30 x 30 the matrix that peers write has 3 MB and stays in a cache; rows of bfloat16 had one round each, and "
-    "were disturbed"
-)
 
 EXPLAINED: dict[tuple[str, str], str] = {
     ("gpu", "criss_cross_attention"): "rows of an older kernel, without the copies with channels side by side that it "
@@ -30,9 +26,7 @@ EXPLAINED: dict[tuple[str, str], str] = {
     "rates it gives up; with gradients segops is the faster",
     ("cpu", "interlaced_attention"): "one round each, and both vary; the row with AVX2 is of an older kernel, which "
     "moved members one by one",
-    ("cpu", "point_scatter"): "a disturbed row: with gradients, which takes the same call, it is the faster",
-    ("cpu", "psa_collect"): PSA,
-    ("cpu", "psa_distribute"): PSA,
+    ("cpu", "psa_collect"): "at 30 x 30 the matrix that peers write has 3 MB and stays in a cache",
     ("cpu", "nonlocal_attention"): "one round each, and both are at 91 and 95 % of the rate of plain products",
     ("cpu", "nonlocal_attention_dot_product"): "both are the same matrix products of torch",
     ("cpu", "accelerate"): "forward, oneDNN skips padding in channels_last too, and most of the model has no holes; "
