@@ -22,12 +22,13 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from segops.kernels.integers import cdiv, next_power_of_2
+from segops.kernels.integers import cdiv, tile_width
 from segops.kernels.tile_product import add_product
 from torch import Tensor
 
 from segops.kernels import tuning
 from segops.reference.atrous_conv2d import memory_format
+from segops.reference.halves import sum_dtype
 
 
 @triton.jit
@@ -145,7 +146,7 @@ def precision(dtype: torch.dtype) -> str:
 
 
 def width_of(channels: int, most: int) -> int:
-    return min(most, max(16, next_power_of_2(channels)))
+    return min(most, tile_width(channels))
 
 
 MACHINES = ()  # where the first candidates were measured: nowhere, by benchmarks/results/
@@ -309,7 +310,7 @@ def atrous_conv2d_backward_weight(
         return out
     grad, x = by_pixel(grad), by_pixel(x)
     way = precision(x.dtype)
-    real = torch.float64 if x.dtype == torch.float64 else torch.float32
+    real = sum_dtype(x)
     positions = grad.shape[0] * grad.shape[2] * grad.shape[3]
 
     def launch(constants: dict) -> Tensor:

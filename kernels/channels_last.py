@@ -6,11 +6,14 @@ their channels side by side, padded to a multiple of 16, both are read in wide p
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from segops.kernels.integers import cdiv
 from segops.kernels.tile_product import add_product
 from torch import Tensor
+
+LOWEST = tl.constexpr(-3e38)  # a largest energy before any came; infinite, its distance to another would be no number
 
 
 def last(x: Tensor) -> Tensor:
@@ -22,6 +25,11 @@ def last(x: Tensor) -> Tensor:
     out = x.new_zeros(*x.shape[:-1], cdiv(channels, 16) * 16)
     out[..., :channels] = x
     return out
+
+
+def inner(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sums of a times b over the channels, (N, C, ...) to (N, ...): the products in dtype, without copies in it."""
+    return torch.addcmul(a.new_zeros(1, dtype=dtype), a, b).sum(1).contiguous()
 
 
 @triton.jit

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from segops.kernels.integers import cdiv, next_power_of_2
+from segops.kernels.integers import cdiv, tile_width
 from torch import Tensor
 
 PIXELS = {"BLOCK": 128, "STEPS": 32}  # of a program: at once, and how often
@@ -89,7 +89,7 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignor
     if target.numel() == 0:
         return matrix
     parts = cdiv(target.numel(), PIXELS["BLOCK"] * PIXELS["STEPS"])
-    side = min(64, max(16, next_power_of_2(num_classes)))
+    side = min(64, tile_width(num_classes))
     tiles = cdiv(num_classes, side)
     wrong = torch.empty(parts, dtype=torch.int32, device=target.device)
     count_kernel[(parts * tiles * tiles,)](

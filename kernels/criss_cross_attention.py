@@ -23,14 +23,13 @@ from collections.abc import Iterator
 import torch
 import triton
 import triton.language as tl
-from segops.kernels.channels_last import last, load_tile, scalar_products, store_tile
-from segops.kernels.integers import cdiv, next_power_of_2
-from segops.kernels.tile_product import add_product
+from segops.kernels.channels_last import LOWEST, inner, last, load_tile, scalar_products, store_tile
+from segops.kernels.integers import cdiv, tile_width
+from segops.kernels.tile_product import add_product, precision
 from torch import Tensor
 
 from segops.kernels import tuning
-
-LOWEST = tl.constexpr(-3e38)  # not infinite: a column of one pixel has no energies
+from segops.reference.halves import sum_dtype
 
 
 @triton.jit
@@ -242,14 +241,13 @@ def tiles(dtype: torch.dtype, results: int, dims: int, channels: int = 0) -> lis
         sizes = {"OWN": 16, "OTHER": 8, "DEPTH": 8, "CHANNELS": 8, "num_warps": 4, "num_stages": 1}
     elif dtype == torch.float32:
         most = 64 if channels else 128
-        sizes = {"OTHER": 16, "DEPTH": 32, "CHANNELS": min(most, power_of_two(results)), "num_stages": 2}
+        sizes = {"OTHER": 16, "DEPTH": 32, "CHANNELS": min(most, tile_width(results)), "num_stages": 2}
     else:
-        sizes = {"OTHER": 32, "DEPTH": 64, "CHANNELS": min(256, power_of_two(results)), "num_stages": 2}
+        sizes = {"OTHER": 32, "DEPTH": 64, "CHANNELS": min(256, tile_width(results)), "num_stages": 2}
     sizes = {"OWN": 64, "num_warps": 4 if max(results, dims, channels) <= 32 else 8, **sizes}
     if dtype != torch.float64:
-        sizes["DEPTH"] = min(sizes["DEPTH"], power_of_two(max(dims, channels)))
-    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
-    first = {**sizes, "WHOLE": dims <= sizes["DEPTH"], "PRECISION": precision}
+        sizes["DEPTH"] = min(sizes["DEPTH"], tile_width(max(dims, channels)))
+    first = {**sizes, "WHOLE": dims <= sizes["DEPTH"], "PRECISION": precision()}
     if channels:
         first["WHOLE_VALUES"] = channels <= sizes["DEPTH"]
     if dtype == torch.float64:
@@ -258,11 +256,6 @@ def tiles(dtype: torch.dtype, results: int, dims: int, channels: int = 0) -> lis
     if dtype == torch.float32:
         return tuning.variants(first, {"OWN": 32, "num_stages": 1}, {**halved, "OTHER": 32})
     return tuning.variants(first, {"OWN": 32}, {"OTHER": 64}, halved)
-
-
-def power_of_two(channels: int) -> int:
-    """Not below what a tensor core takes."""
-    return max(16, next_power_of_2(channels))
 
 
 def each_direction(x: Tensor, constants: dict, channels: int) -> Iterator[tuple[tuple[int, int], tuple, bool]]:
@@ -278,7 +271,7 @@ def each_direction(x: Tensor, constants: dict, channels: int) -> Iterator[tuple[
 def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """query, key (N, D, H, W), value (N, C, H, W) to (N, C, H, W) and the softmaxes' log-sums (N, H, W)."""
     n, channels, height, width = value.shape
-    sums = torch.float64 if value.dtype == torch.float64 else torch.float32
+    sums = sum_dtype(value)
     out, lse = value.new_empty(value.shape), value.new_empty((n, height, width), dtype=sums)
     if value.numel() == 0:
         return out, lse
@@ -307,7 +300,7 @@ def criss_cross_attention_backward(
         return tuple(results)  # type: ignore[return-value]
     n, channels, height, width = value.shape
     dims, lse = query.shape[1], lse.contiguous()
-    mean = (grad.to(lse.dtype) * out).sum(1).contiguous()
+    mean = inner(grad, out, lse.dtype)
     grad, query, key, value = map(last, (grad, query, key, value))
     parts = [torch.empty_like(x, dtype=lse.dtype) for x in (query, key, value)]
 

@@ -23,12 +23,13 @@ from collections.abc import Iterator
 import torch
 import triton
 import triton.language as tl
-from segops.kernels.integers import cdiv
-from segops.kernels.soft_assignment import POINTERS, kept, softmax, summed, weighed, width
+from segops.kernels.integers import cdiv, tile_width
+from segops.kernels.soft_assignment import POINTERS, kept, softmax, weighed
 from segops.kernels.tile_product import mixed_product
 from torch import Tensor
 
 from segops.kernels import tuning
+from segops.reference.halves import sum_dtype
 
 
 @triton.jit
@@ -190,7 +191,7 @@ TABLE = {"CHANNELS": 256, "BASES": 8, "num_warps": 8}  # 8 numbers are what memo
 
 def tiles(bases: int, dtype: torch.dtype, gradient: bool = False) -> list[dict[str, int]]:
     """Tiles that do not spill; float64 holds a three-dimensional product in registers."""
-    columns = width(bases)
+    columns = tile_width(bases)
     if dtype == torch.float64:
         pixels = 16 if columns <= 64 else 8
         return [{"PIXELS": pixels, "CHANNELS": max(2, 2048 // (pixels * columns)), "BASES": columns, "num_warps": 8}]
@@ -244,7 +245,7 @@ def differentiate(x: Tensor, grad: Tensor | None, tables: Tensor, last: Tensor, 
 def em_attention(x: Tensor, bases: Tensor, iterations: int, eps_mode: str) -> tuple[Tensor, Tensor, Tensor]:
     """x (N, C, P), bases (N or 1, C, K) to (N, C, P), (T, N, C, K) and (T, N, 2, K)."""
     (items, channels, _), count = x.shape, bases.shape[2]
-    history = x.new_empty(iterations, items, channels, count, dtype=summed(x))
+    history = x.new_empty(iterations, items, channels, count, dtype=sum_dtype(x))
     norms = history.new_empty(iterations, items, 2, count)
     if items == 0:
         return x.new_empty(x.shape), history, norms

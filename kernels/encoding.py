@@ -25,8 +25,8 @@ from collections.abc import Iterator
 import torch
 import triton
 import triton.language as tl
-from segops.kernels.integers import cdiv
-from segops.kernels.soft_assignment import POINTERS, kept, softmax, weighed, width
+from segops.kernels.integers import cdiv, tile_width
+from segops.kernels.soft_assignment import POINTERS, kept, softmax, weighed
 from segops.kernels.tile_product import product
 from torch import Tensor
 
@@ -144,7 +144,7 @@ TABLE = {"CHANNELS": 64, "CODES": 8, "num_warps": 4}  # 8 numbers are what memor
 
 def tiles(count: int, dtype: torch.dtype) -> list[dict[str, int]]:
     """Pixels of a program that has all codewords, such that nothing spills."""
-    columns = width(count)
+    columns = tile_width(count)
     if dtype == torch.float64:
         return [{"PIXELS": 16 if columns <= 64 else 8, "CODES": columns, "num_warps": 8}]
     pixels = max(16, min(32, 2048 // columns))
@@ -152,7 +152,7 @@ def tiles(count: int, dtype: torch.dtype) -> list[dict[str, int]]:
     return tuning.variants(first, {"PIXELS": 2 * pixels, "num_warps": 8}, {"num_warps": 8})
 
 
-def descent_tiles(_: int, dtype: torch.dtype) -> list[dict[str, int]]:
+def descent_tiles(dtype: torch.dtype) -> list[dict[str, int]]:
     """Tiles of the gradient of x, for which codewords come CODES at a time."""
     if dtype == torch.float64:
         return [{"PIXELS": 16, "CHANNELS": 8, "CODES": 16, "num_warps": 8}]
@@ -217,7 +217,7 @@ def encoding_backward(grad: Tensor, x: Tensor, codewords: Tensor, scale: Tensor)
 
     sizes, candidates = (*x.shape, count), tiles(count, x.dtype)
     grad_scale = tuning.run("encoding.differentiate", differentiate, candidates, MACHINES, x, *sizes)
-    tuning.run("encoding.descend", descend, descent_tiles(count, x.dtype), MACHINES, x, *sizes)
+    tuning.run("encoding.descend", descend, descent_tiles(x.dtype), MACHINES, x, *sizes)
     assignment, pull = both.split(count, 2)
     parts, sums = weighed(x, pull, None if x.dtype == torch.bfloat16 else mean)
     toward = parts.sum((0, 1)) - sums.sum((0, 1)) * centred
@@ -229,14 +229,14 @@ def _aot() -> Iterator[tuple]:
     for dtype, of_map, of_weights, of_sums in POINTERS:
         types = dict.fromkeys(("grad", "codes", "centred", "scale", "scales", "mean", "parts", "sums"), of_sums)
         types |= {"x": of_map, "out": of_map, "assignment": of_weights, "both": of_weights}
-        for kernel, candidates, counts in (
-            (assign_kernel, tiles, (32, 8, 64, 128, 256)),
-            (differentiate_kernel, tiles, (32, 8, 64, 128, 256)),
-            (descend_kernel, descent_tiles, (32,)),
+        of_counts = [tiles(count, dtype) for count in (32, 8, 64, 128, 256)]
+        for kernel, candidates in (
+            (assign_kernel, of_counts),
+            (differentiate_kernel, of_counts),
+            (descend_kernel, [descent_tiles(dtype)]),
+            (residual_kernel, [TABLE]),
         ):
-            own = {name: t for name, t in types.items() if name in kernel.arg_names}
-            yield kernel, own, [candidates(count, dtype) for count in counts]
-        yield residual_kernel, {name: types[name] for name in ("parts", "sums", "centred", "out")}, [TABLE]
+            yield kernel, {name: t for name, t in types.items() if name in kernel.arg_names}, candidates
 
 
 AOT = list(_aot())

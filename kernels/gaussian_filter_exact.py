@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from segops.kernels.integers import cdiv, next_power_of_2
+from segops.kernels.integers import cdiv, next_power_of_2, tile_width
 from segops.kernels.tile_product import product
 from torch import Tensor
 
@@ -105,7 +105,7 @@ def tile(channels: int, dtype: torch.dtype) -> dict[str, int]:
     """
     if dtype == torch.float64:
         return {"BLOCK_I": 16, "BLOCK_J": 8, "CHANNELS": 8}
-    width = min(64, max(16, next_power_of_2(channels)))
+    width = min(64, tile_width(channels))
     return {"BLOCK_I": 64, "BLOCK_J": 32, "CHANNELS": width, "num_warps": 8, "num_stages": 1}
 
 

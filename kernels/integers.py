@@ -11,3 +11,8 @@ def cdiv(a: int, b: int) -> int:
 def next_power_of_2(n: int) -> int:
     """The least power of two that is not below n."""
     return 1 << max(n - 1, 0).bit_length()
+
+
+def tile_width(n: int) -> int:
+    """The same, and not below what a tensor core takes."""
+    return max(16, next_power_of_2(n))

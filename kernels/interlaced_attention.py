@@ -24,10 +24,11 @@ import torch
 import triton
 import triton.language as tl
 from segops.kernels.integers import cdiv, next_power_of_2
-from segops.kernels.tile_product import WIDEN
+from segops.kernels.tile_product import WIDEN, precision
 from torch import Tensor
 
 from segops.kernels import tuning
+from segops.reference.halves import sum_dtype
 
 SLAB = 1 << 25  # weights that are in memory at a time, if a row of groups has no more
 
@@ -191,8 +192,7 @@ MACHINES = ()  # where the first candidates were measured: nowhere, by benchmark
 
 def tile(dtype: torch.dtype, across: int) -> dict[str, Any]:
     """Tiles that do not spill; float64 holds a four-dimensional product in registers."""
-    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
-    sizes = {"GROUPS": min(8, next_power_of_2(across)), "num_warps": 8, "num_stages": 1, "PRECISION": precision}
+    sizes = {"GROUPS": min(8, next_power_of_2(across)), "num_warps": 8, "num_stages": 1, "PRECISION": precision()}
     if dtype == torch.float64:
         return {**sizes, "OWN": 8, "OTHER": 8}
     return {**sizes, "OWN": 32, "OTHER": 16}
@@ -254,7 +254,7 @@ class Slab:
 
 def numbers(x: Tensor, *values: float) -> list[Tensor]:
     """In the dtype of the sums of x; as arguments of a launch they would come as float32."""
-    return [x.new_full((1,), v, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32) for v in values]
+    return [x.new_full((1,), v, dtype=sum_dtype(x)) for v in values]
 
 
 def slabs(x: Tensor, down_factor: Sequence[int], relation: str) -> Iterator[Slab]:

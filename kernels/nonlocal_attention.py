@@ -23,14 +23,13 @@ from collections.abc import Iterator
 import torch
 import triton
 import triton.language as tl
-from segops.kernels.channels_last import last, load_tile, scalar_products, store_tile
-from segops.kernels.integers import cdiv, next_power_of_2
-from segops.kernels.tile_product import add_product
+from segops.kernels.channels_last import LOWEST, inner, last, load_tile, scalar_products, store_tile
+from segops.kernels.integers import cdiv, tile_width
+from segops.kernels.tile_product import add_product, precision
 from torch import Tensor
 
 from segops.kernels import tuning
-
-LOWEST = tl.constexpr(-3e38)
+from segops.reference.halves import sum_dtype
 
 
 @triton.jit
@@ -165,26 +164,20 @@ def options(dtype: torch.dtype, results: int, *depths: int) -> list[dict[str, in
     if dtype == torch.float64:
         sizes = {"OWN": 16, "OTHER": 8, "DEPTH": 8, "CHANNELS": 8, "num_warps": 4, "num_stages": 1}
     elif dtype == torch.float32:
-        sizes = {"DEPTH": 32, "CHANNELS": min(128, power_of_two(results)), "num_stages": 1}
+        sizes = {"DEPTH": 32, "CHANNELS": min(128, tile_width(results)), "num_stages": 1}
     else:
         whole = depth <= 256 and shared_memory_is_roomy()
-        sizes = {"DEPTH": 256 if whole else 64, "CHANNELS": min(256, power_of_two(results)), "num_stages": 2}
+        sizes = {"DEPTH": 256 if whole else 64, "CHANNELS": min(256, tile_width(results)), "num_stages": 2}
     sizes = {"OWN": 64, "OTHER": 32, "num_warps": 4 if results <= 32 else 8, **sizes}
     if dtype != torch.float64:
-        sizes["DEPTH"] = min(sizes["DEPTH"], power_of_two(depth))
-    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
-    first = {**sizes, "WHOLE": depth <= sizes["DEPTH"], "PRECISION": precision}
+        sizes["DEPTH"] = min(sizes["DEPTH"], tile_width(depth))
+    first = {**sizes, "WHOLE": depth <= sizes["DEPTH"], "PRECISION": precision()}
     return [first] if dtype == torch.float64 else tuning.variants(first, {"OTHER": 16}, {"OWN": 32})
 
 
 def shared_memory_is_roomy() -> bool:
     """164 KiB to a program, as data centres' GPUs have it; others have 99."""
     return not torch.cuda.is_available() or torch.cuda.get_device_properties().shared_memory_per_block_optin > 163000
-
-
-def power_of_two(channels: int) -> int:
-    """Not below what a tensor core takes."""
-    return max(16, next_power_of_2(channels))
 
 
 def grid(positions: Tensor, channels: int, constants: dict) -> tuple[tuple[int, int], int]:
@@ -198,7 +191,7 @@ def nonlocal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) 
     n, dims, queries = query.shape
     channels, keys = value.shape[1:]
     out = query.new_empty(n, channels, queries)
-    lse = query.new_empty(n, queries, dtype=torch.float64 if query.dtype == torch.float64 else torch.float32)
+    lse = query.new_empty(n, queries, dtype=sum_dtype(query))
     if n:
         factor = lse.new_full((1,), scale)  # a number would come as float32
         query, key, value = map(last, (query, key, value))
@@ -225,7 +218,7 @@ def nonlocal_attention_backward(
     if n == 0:
         return tuple(results)  # type: ignore[return-value]
     factor, lse = lse.new_full((1,), scale), lse.contiguous()
-    mean = torch.linalg.vecdot(grad.to(lse.dtype), out.to(lse.dtype), dim=1).contiguous()
+    mean = inner(grad, out, lse.dtype)
     grad, query, key, value = map(last, (grad, query, key, value))
 
     def of_value(constants: dict) -> None:

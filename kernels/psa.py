@@ -26,12 +26,13 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from segops.kernels.channels_last import last, load_tile, store_tile
+from segops.kernels.channels_last import inner, last, load_tile, store_tile
 from segops.kernels.integers import cdiv, next_power_of_2
-from segops.kernels.tile_product import add_product
+from segops.kernels.tile_product import add_product, precision
 from torch import Tensor
 
 from segops.kernels import tuning
+from segops.reference.halves import sum_dtype
 
 
 @triton.jit
@@ -188,11 +189,6 @@ def differentiate_attention_kernel(
 MACHINES = ()  # where the first candidates were measured: nowhere, by benchmarks/results/
 
 
-def precision() -> str:
-    """Of products of float32."""
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
-
-
 def tiles(channels: int, dtype: torch.dtype) -> list[dict[str, Any]]:
     """Of results, with that of the matrix: first the largest that do not spill, since every block of channels gathers
     the weights anew. float64 holds a three-dimensional product in registers."""
@@ -224,8 +220,10 @@ def psa(
 ) -> tuple[Tensor, Tensor]:
     """value (N, C, H, W) to the same, and (N, 2, H W) for the backward pass."""
     n, channels, height, width = value.shape
-    sums = torch.float64 if value.dtype == torch.float64 else torch.float32
-    out, stats = value.new_empty(value.shape), value.new_empty(n, 2, height * width if softmax else 0, dtype=sums)
+    out, stats = (
+        value.new_empty(value.shape),
+        value.new_empty(n, 2, height * width if softmax else 0, dtype=sum_dtype(value)),
+    )
     if n == 0:
         return out, stats
     value, attention = last(value.flatten(2)), attention.contiguous()
@@ -261,8 +259,7 @@ def psa_backward(
     grad_attention = attention.new_empty(attention.shape) if compact else attention.new_zeros(attention.shape)
     if n == 0:
         return grad_value, grad_attention
-    # products in the dtype of the sums, without copies of the maps in it
-    dot = torch.addcmul(stats.new_zeros(1), out, grad).sum(1).contiguous() if softmax else stats
+    dot = inner(out, grad, stats.dtype) if softmax else stats
     grad, value = last(grad.flatten(2)), last(value.flatten(2))
     integers = sizes(value, attention, mask_height, mask_width)
     flags = {"COLLECT": mode == "collect", "COMPACT": compact, "SOFTMAX": softmax}

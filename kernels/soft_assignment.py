@@ -13,11 +13,12 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from segops.kernels.integers import cdiv, next_power_of_2
+from segops.kernels.integers import cdiv, tile_width
 from segops.kernels.tile_product import mixed_product
 from torch import Tensor
 
 from segops.kernels import tuning
+from segops.reference.halves import sum_dtype
 
 SLICE = 512  # pixels to a program: its part of the sums is an eighth of what it reads for 64 bases in float32
 
@@ -62,24 +63,14 @@ def weigh_kernel(
 MACHINES = ()  # where the first candidates were measured: nowhere, by benchmarks/results/
 
 
-def summed(x: Tensor) -> torch.dtype:
-    """What products of x are summed in."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 def kept(x: Tensor) -> torch.dtype:
     """What weights of x lie in memory as."""
-    return torch.bfloat16 if x.dtype == torch.bfloat16 else summed(x)
-
-
-def width(count: int) -> int:
-    """Not below what a tensor core takes."""
-    return max(16, next_power_of_2(count))
+    return torch.bfloat16 if x.dtype == torch.bfloat16 else sum_dtype(x)
 
 
 def tiles(count: int, dtype: torch.dtype) -> list[dict[str, int]]:
     """Tiles that do not spill; float64 holds a three-dimensional product in registers."""
-    columns = min(64, width(count))
+    columns = min(64, tile_width(count))
     if dtype == torch.float64:
         return [{"PIXELS": 8, "CHANNELS": 256 // columns, "COUNT": columns, "num_warps": 8}]
     pixels, warps = (64, 8) if dtype == torch.bfloat16 else (16, 4)
@@ -92,7 +83,7 @@ def weighed(x: Tensor, weights: Tensor, mean: Tensor | None = None) -> tuple[Ten
     (N, slices, K)."""
     (items, channels, pixels), count = x.shape, weights.shape[2]
     slices = cdiv(pixels, SLICE)
-    parts = x.new_empty(items, slices, channels, count, dtype=summed(x))
+    parts = x.new_empty(items, slices, channels, count, dtype=sum_dtype(x))
     sums = parts.new_empty(items, slices, count)
 
     def launch(constants: dict) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 
 # Triton's interpreter holds bfloat16 as integers, and would multiply these.
 WIDEN = tl.constexpr(triton.knobs.runtime.interpret)
+
+
+def precision() -> str:
+    """How attention multiplies float32: in TF32 where torch's own products of matrices may, else split into three."""
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
 
 
 @triton.jit

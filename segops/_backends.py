@@ -152,8 +152,8 @@ def run(name: str, device: str, *args: Any) -> Any:
 
 @functools.cache
 def _choice(name: str, forced: str | None, device: str, dtype: torch.dtype | None) -> Callable[..., Any]:
-    """Looked up once: small kernels take no longer than the search for them."""
-    return kernel(name, forced or select(name, device, dtype), device, dtype)
+    """What `select` finds, with what is forced: looked up once, as small kernels take no longer than the search."""
+    return kernel(name, select(name, device, dtype), device, dtype)
 
 
 def launch(function: Callable[..., Any], device: str, args: tuple) -> Any:

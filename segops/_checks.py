@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .reference.halves import sum_dtype
+
 MAX_FEATURES = 24  # as csrc/include/segops/simplex.h has it
 
 
@@ -185,11 +187,6 @@ def choice(name: str, x: Any, choices: Sequence[str]) -> str:
     if x not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {x!r}")
     return x
-
-
-def sum_dtype(x: Tensor) -> torch.dtype:
-    """That of sums: float64 stays, all else is summed in float32."""
-    return x.dtype if x.dtype == torch.float64 else torch.float32
 
 
 def widened(x: Tensor) -> Tensor:

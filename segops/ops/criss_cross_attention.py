@@ -53,8 +53,7 @@ def _like(x: Tensor) -> Tensor:
 
 
 def _fake(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    sums = torch.float64 if value.dtype == torch.float64 else torch.float32
-    return _like(value), value.new_empty((value.shape[0], *value.shape[2:]), dtype=sums)
+    return _like(value), value.new_empty((value.shape[0], *value.shape[2:]), dtype=_checks.sum_dtype(value))
 
 
 def _setup_context(ctx, inputs, output) -> None:

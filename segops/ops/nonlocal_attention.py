@@ -105,7 +105,7 @@ def _like(x: Tensor) -> Tensor:
 
 def _fake(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     n, queries = query.shape[0], query.shape[2]
-    sums = torch.float64 if query.dtype == torch.float64 else torch.float32
+    sums = _checks.sum_dtype(query)
     return query.new_empty(n, value.shape[1], queries), query.new_empty(n, queries, dtype=sums)
 
 

@@ -22,7 +22,14 @@ from segops.kernels import tuning
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 X = torch.zeros(1)
 FILES = ("atrous", "criss_cross", "em_attention", "encoding", "interlaced", "nonlocal", "psa")
-HALVES = ("atrous", "criss_cross", "em_attention", "interlaced", "nonlocal_attention", "psa")  # for all arguments
+HALVES = (
+    "atrous",
+    "criss_cross",
+    "em_attention",
+    "interlaced",
+    "nonlocal_attention",
+    "psa",
+)  # of which all arguments may be
 CONVERTED = [case for case in FIRST if case.op.startswith(FILES) and not case.op.startswith("psa_mask")]
 
 
