@@ -1,6 +1,7 @@
 """Compiles every Triton kernel ahead of time, without a GPU: ``python -m segops.testing.aot [--arch 80 90 100]``.
 
-Prints a line for each kernel, dtype and configuration; exits with 1 if one does not compile, or spills registers.
+Prints a line for each kernel, dtype and configuration; exits with 1 if one does not compile, or spills registers: in a
+loop, or more of them than ptxas puts aside of its own accord.
 
 A module of ``segops.kernels`` lists what to compile in ``AOT``: entries (kernel, types, configurations). ``types``
 names the arguments that are not plain 32-bit integers, as Triton writes them ("*i32", "i64"); a ``T`` stands for
@@ -25,7 +26,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from segops.testing.sass import spills_in_loops
+
 FLOATS = ("fp32", "fp64")
+SET_ASIDE = 16  # bytes, four registers: see segops.testing.sass
 LAUNCH = {"num_warps", "num_stages", "num_ctas", "maxnreg", "enable_fp_fusion"}
 
 
@@ -52,19 +56,20 @@ class Usage:
 
     registers: int = 0
     spilled: int = 0  # bytes of local memory for each thread
+    looped: int = 0  # instructions within loops that go there
     shared: int = 0
     error: str = ""
 
     @property
     def good(self) -> bool:
-        return not self.spilled and not self.error
+        return not self.error and not self.looped and self.spilled <= SET_ASIDE
 
     def __str__(self) -> str:
         if self.error:
             return f"FAILED {self.error}"
         text = f"{self.registers} registers, {self.shared} bytes of shared memory"
         if self.spilled:
-            text += f", {self.spilled} bytes of spilled registers"
+            text += f", {self.spilled} bytes of spilled registers, in loops {self.looped} times"
         return text if self.good else f"SPILLS: {text}"
 
 
@@ -108,17 +113,28 @@ def compile(job: Job) -> Usage:
     try:
         source = ASTSource(job.kernel, job.signature, job.constexprs, aligned)
         compiled = triton.compile(source, target=GPUTarget("cuda", job.arch, 32), options=job.options)
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-            file.write(compiled.asm["cubin"])
-            file.flush()
-            tool = triton.knobs.nvidia.cuobjdump.path
-            text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+        return usage(compiled.asm["cubin"], compiled.metadata.shared)
     except Exception as error:  # a compiler fails in many ways, and each is a finding
         return Usage(error=f"{type(error).__name__}: {str(error).strip() or 'no message'}")
-    found = {key: int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
-    if "REG" not in found:
-        return Usage(error=f"cuobjdump says nothing of registers: {text!r}")
-    return Usage(found["REG"], found["STACK"] + found["LOCAL"], compiled.metadata.shared)
+
+
+def usage(cubin: bytes, shared: int) -> Usage:
+    """What cuobjdump says of a compiled kernel."""
+    import triton
+
+    def dump(what: str) -> str:
+        command = [triton.knobs.nvidia.cuobjdump.path, what, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = dump("-res-usage")
+        found = {key: int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
+        if "REG" not in found:
+            return Usage(error=f"cuobjdump says nothing of registers: {text!r}")
+        spilled = found["STACK"] + found["LOCAL"]
+        return Usage(found["REG"], spilled, spills_in_loops(dump("-sass")) if spilled else 0, shared)
 
 
 _plan: list[Job] = []
