@@ -14,6 +14,8 @@ import triton.language as tl
 from segops.kernels.integers import cdiv
 from torch import Tensor
 
+from segops._checks import filled
+
 
 @triton.jit
 def quotient(a, b):
@@ -54,7 +56,7 @@ def dense_crf_features(image: Tensor, sigma_xy: Sequence[float], sigma_color: Se
     out = image.new_empty((n, 2 + channels, height * width), dtype=dtype)
     if out.numel() == 0:
         return out
-    sigma = torch.tensor([*sigma_xy, *sigma_color], dtype=dtype, device=image.device)
+    sigma = filled([*sigma_xy, *sigma_color], dtype, image.device)
     block = block_of(dtype)
     blocks = cdiv(height * width, block)
     features_kernel[(n * blocks,)](

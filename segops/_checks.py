@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -112,6 +113,13 @@ def positives(name: str, x: Any, count: int) -> list[float]:
     if len(x) != count:
         raise ValueError(f"{name}: expected one number or {count}, got {len(x)}")
     return [positive(f"{name}[{i}]", value) for i, value in enumerate(x)]
+
+
+def filled(values: Iterable[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A few numbers as a tensor (n,) that is filled where it lies: for a copy from the host, the host waits for a GPU,
+    and a CUDA graph refuses it."""
+    runs = [torch.full((len(list(run)),), x, dtype=dtype, device=device) for x, run in itertools.groupby(values)]
+    return runs[0] if len(runs) == 1 else torch.cat(runs or [torch.empty(0, dtype=dtype, device=device)])
 
 
 def fraction(name: str, x: Any) -> float:

@@ -158,7 +158,7 @@ def _weight(name: str, weight: float | Tensor, count: int, like: Tensor) -> Tens
 def _sigmas(name: str, sigma: float | Sequence[float] | Tensor, count: int, like: Tensor) -> Tensor:
     if isinstance(sigma, Tensor):
         return _given(name, sigma, count, like).expand(count)
-    return torch.tensor(_checks.positives(name, sigma, count), dtype=like.dtype, device=like.device)
+    return _checks.filled(_checks.positives(name, sigma, count), like.dtype, like.device)
 
 
 def _window(size: int, blur: int, sigma: Tensor) -> Tensor:

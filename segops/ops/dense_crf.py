@@ -131,7 +131,7 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad: Tensor):
-    sigma = torch.tensor(ctx.sigma_color, dtype=grad.dtype, device=grad.device)
+    sigma = _checks.filled(ctx.sigma_color, grad.dtype, grad.device)
     return (grad[:, 2:] / sigma[:, None]).reshape(ctx.shape).to(ctx.dtype), None, None
 
 

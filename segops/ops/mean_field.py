@@ -99,9 +99,8 @@ def _weights(weights: Sequence[float] | Tensor, like: Tensor, kernels: int) -> T
     if not isinstance(weights, Tensor):
         if isinstance(weights, str) or not isinstance(weights, Sequence):
             raise TypeError(f"weights: expected numbers or a tensor (K,), got {type(weights).__name__}")
-        weights = torch.tensor(
-            [_checks.finite(f"weights[{k}]", w) for k, w in enumerate(weights)], dtype=like.dtype, device=like.device
-        )
+        numbers = [_checks.finite(f"weights[{k}]", w) for k, w in enumerate(weights)]
+        weights = _checks.filled(numbers, like.dtype, like.device)
     _checks.floating("weights", _checks.tensor("weights", weights, 1, "(K,)"))
     _checks.same_device("weights", weights, "logits", like)
     if len(weights) != kernels:
