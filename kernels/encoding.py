@@ -36,7 +36,7 @@ from segops.kernels import tuning
 @triton.jit
 def assign_kernel(
     x, codes, scale, assignment, pixels, blocks, channels, count, x_n, x_d, x_p,
-    PIXELS: tl.constexpr, CODES: tl.constexpr,
+    PIXELS: tl.constexpr, CODES: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """The assignments (N, P, K) of a block of pixels to codes (D, K)."""
     block = tl.program_id(0).to(tl.int64)
@@ -45,7 +45,7 @@ def assign_kernel(
     k = tl.arange(0, CODES)
     squares = tl.zeros([PIXELS, CODES], codes.dtype.element_ty)
     x += item * x_n + p * x_p
-    for _ in range(channels):
+    for _ in tl.range(0, channels, loop_unroll_factor=UNROLL):
         value = tl.load(x, mask=p < pixels, other=0.0).to(squares.dtype)
         residual = value[:, None] - tl.load(codes + k, mask=k < count, other=0.0)[None, :]
         squares += residual * residual
@@ -77,7 +77,7 @@ def residual_kernel(
 @triton.jit
 def differentiate_kernel(
     grad, x, codes, scale, both, scales, pixels, blocks, channels, count, x_n, x_d, x_p,
-    PIXELS: tl.constexpr, CODES: tl.constexpr,
+    PIXELS: tl.constexpr, CODES: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """Assignments and pulls (the gradients of squared distances, doubled) to `both` (N, P, 2 K), and a block's part of
     the gradient of the scale (N, blocks, K); grad (N, D, K), codes (D, K)."""
@@ -89,7 +89,7 @@ def differentiate_kernel(
     squares = tl.zeros([PIXELS, CODES], codes.dtype.element_ty)
     slope = tl.zeros([PIXELS, CODES], codes.dtype.element_ty)
     x += item * x_n + p * x_p
-    for _ in range(channels):
+    for _ in tl.range(0, channels, loop_unroll_factor=UNROLL):
         value = tl.load(x, mask=p < pixels, other=0.0).to(squares.dtype)
         residual = value[:, None] - tl.load(codes + k, mask=k < count, other=0.0)[None, :]
         squares += residual * residual
@@ -143,12 +143,13 @@ TABLE = {"CHANNELS": 64, "CODES": 8, "num_warps": 4}  # 8 numbers are what memor
 
 
 def tiles(count: int, dtype: torch.dtype) -> list[dict[str, int]]:
-    """Pixels of a program that has all codewords, such that nothing spills."""
+    """Pixels of a program that has all codewords, and channels that it loads at a time, such that nothing spills."""
     columns = tile_width(count)
+    codes = {"CODES": columns, "UNROLL": 4 if columns <= 32 else 1}
     if dtype == torch.float64:
-        return [{"PIXELS": 16 if columns <= 64 else 8, "CODES": columns, "num_warps": 8}]
+        return [{"PIXELS": 16 if columns <= 64 else 8, **codes, "num_warps": 8}]
     pixels = max(16, min(32, 2048 // columns))
-    first = {"PIXELS": pixels, "CODES": columns, "num_warps": 4, "num_stages": 1}
+    first = {"PIXELS": pixels, **codes, "num_warps": 4, "num_stages": 1}
     return tuning.variants(first, {"PIXELS": 2 * pixels, "num_warps": 8}, {"num_warps": 8})
 
 
