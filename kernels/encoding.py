@@ -1,10 +1,10 @@
 """The encoding layer on a GPU: residuals from codewords, never N x P x K x D in memory.
 
 Idea. A program has a block of pixels. Squared distances from all codewords are summed over the channels in registers,
-one channel at a time, from explicit differences (no |x|^2 - 2 x c + |c|^2, which cancels), and their softmax is
-written. It multiplies the pixels in `soft_assignment`; another kernel adds the few parts, and takes the codewords off.
-Back, a program makes distances and assignments again, and the gradients of both; one more kernel makes the gradient of
-x of them, and `soft_assignment` that of the codewords. No atomics, so that results repeat.
+channel by channel (a few are loaded at a time), from explicit differences (no |x|^2 - 2 x c + |c|^2, which cancels),
+and their softmax is written. It multiplies the pixels in `soft_assignment`; another kernel adds the few parts, and
+takes the codewords off. Back, a program makes distances and assignments again, and the gradients of both; one more
+kernel makes the gradient of x of them, and `soft_assignment` that of the codewords. No atomics, so that results repeat.
 
 What is summed by products is first centred on the mean codeword: a residual does not change by that, and a common
 offset of pixels and codewords can not drown it. From bfloat16 nothing is taken off: products of such numbers are exact
