@@ -80,7 +80,8 @@ def lovasz_softmax_backward(
     slopes = error_slopes(errors, foreground, valid) * factor[:, None]
     slopes = torch.where(foreground, -slopes, slopes)
     batch, points = target.shape
-    slopes = slopes.view(batch, -1, points) if per_image else slopes.view(-1, batch, points).transpose(0, 1)
+    count = len(classes)
+    slopes = slopes.view(batch, count, points) if per_image else slopes.view(count, batch, points).transpose(0, 1)
     by_probability = torch.zeros_like(p).index_copy(1, torch.tensor(classes, device=p.device), slopes)
     if not from_logits:
         return by_probability

@@ -27,9 +27,12 @@ def backends() -> list[str]:
 
 def rows(cases: list[Case], of_gradients: bool = False) -> list:
     """Cases by backend and dtype. Triton's interpreter is slow, in float64 most of all, where tiles are small: there one
-    case of each operator has to do, and one has its gradients taken, whose operators are cases of their own."""
+    case of each operator has to do, and one has its gradients taken, whose operators are cases of their own. The
+    reference is what results are compared with; its gradients by the operators are another thing than autograd's."""
 
     def worth_it(case: Case, backend: str, dtype: torch.dtype) -> bool:
+        if backend == "reference":
+            return of_gradients and dtype == torch.float64
         if backend == "cpu":
             return True
         if of_gradients:
@@ -39,7 +42,7 @@ def rows(cases: list[Case], of_gradients: bool = False) -> list:
     return [
         pytest.param(case, backend, dtype, id=f"{case}-{backend}-{dtype}")
         for case in cases
-        for backend in backends()
+        for backend in ("reference", *backends())
         for dtype in (torch.float32, torch.float64)
         if worth_it(case, backend, dtype)
     ]

@@ -29,12 +29,14 @@ Buffer<int32_t> order_by_cell(const T* features, int64_t stride, int dim, int64_
   // Cells have the volume that gives each its share of the points, had they filled the box.
   const double cube = std::pow(volume * kPointsPerCell / std::max<double>(1, double(points)), 1.0 / axes);
   int64_t cells = 1, step[3] = {0, 0, 0};
+  T end[3];
   for (int a = 0; a < axes; ++a) {
     const double side = axes == 1 ? cube : cube * (a == 0 ? kStretch : std::pow(kStretch, -1.0 / (axes - 1)));
     const double count =
         std::isfinite(scale[a]) && side > 0 ? std::clamp(std::ceil(scale[a] / side), 1.0, 1024.0) : 1.0;
     scale[a] = count > 1 ? T(count / scale[a] * (1 - 1e-6)) : T(0);
     step[a] = cells;
+    end[a] = T(count);
     cells *= int64_t(count);
   }
   if (cells > 4 * points) cells = 1, step[0] = step[1] = step[2] = 0;  // a box that is mostly empty
@@ -43,8 +45,11 @@ Buffer<int32_t> order_by_cell(const T* features, int64_t stride, int dim, int64_
   std::vector<int32_t> first(cells + 1, 0);
   for (int64_t p = 0; p < points; ++p) {
     int64_t c = 0;
-    for (int a = 0; a < axes; ++a) c += step[a] * int64_t((features[a * stride + p] - low[a]) * scale[a]);
-    cell[p] = int32_t(std::clamp<int64_t>(c, 0, cells - 1));  // whatever NaN makes of it
+    for (int a = 0; a < axes; ++a) {
+      const T x = (features[a * stride + p] - low[a]) * scale[a];
+      c += step[a] * (x > 0 && x < end[a] ? int64_t(x) : 0);  // nobody has checked yet that there is no NaN
+    }
+    cell[p] = int32_t(c);
     ++first[cell[p] + 1];
   }
   for (int64_t c = 0; c < cells; ++c) first[c + 1] += first[c];
