@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import segops
-from segops.testing import assert_as_good_as
+from segops.testing import assert_as_good_as, assert_gradients_match
 
 conv2d = torch.nn.functional.conv2d
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -31,6 +31,7 @@ def convolutions(draw):
     }
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, options["dilation"], strict=True)]
     assume(all(r <= s + 2 * p for r, s, p in zip(reach, size, options["padding"], strict=True)))
+    assume(size[1] >= options["stride"][1] or options["padding"][1] == 0)  # see test_maps_narrower_than_the_stride
     return (draw(st.integers(0, 2)), channels, *size), (results, channels // groups, *kernel), options
 
 
@@ -45,6 +46,28 @@ def step(function, inputs, grad: torch.Tensor | None = None, **options) -> list[
     out = function(*inputs, **options)
     grad = torch.ones_like(out) if grad is None else grad.to(out)
     return [out.detach(), *torch.autograd.grad(out, inputs, grad)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("size", "weight", "stride", "padding", "dilation", "groups"),
+    [
+        ((2, 6, 15, 1), (6, 2, 1, 3), (1, 2), (15, 25), (20, 6), 3),
+        ((2, 15, 22, 1), (75, 5, 3, 1), (1, 3), (25, 4), (27, 17), 3),
+        ((2, 7, 17, 2), (33, 7, 1, 3), (2, 3), (7, 16), (22, 6), 1),
+        ((2, 4, 23, 2), (29, 4, 1, 1), (1, 3), (0, 1), (24, 10), 1),
+        ((1, 4, 3, 1), (5, 4, 1, 3), (1, 9), (0, 2), (1, 2), 1),
+    ],
+)
+def test_maps_narrower_than_the_stride(size, weight, stride, padding, dilation, groups, layout):
+    """In channels_last they make torch's own conv2d crash, with the oneDNN of torch 2.14; of float64 it takes another."""
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    inputs = tensors(size, weight, torch.float32, layout)
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    for actual, oracle in zip(
+        step(segops.atrous_conv2d, inputs, **options), step(conv2d, exact, **options), strict=True
+    ):
+        assert_gradients_match(actual, oracle, 1e-5)
 
 
 @settings(max_examples=60, deadline=None)

@@ -108,10 +108,16 @@ struct Convolution {
     return isa() == Isa::kAvx512 && is_narrow() && channels / groups >= 1024 && (last || large) && valid() < 0.9;
   }
 
-  Tensor forward(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias) const {
+  Tensor forward(Tensor x, const Tensor& w, const std::optional<Tensor>& bias) const {
     using torch::stable::detail::from;
-    std::array<StableIValue, 9> stack{from(x),       from(w),        from(bias),  from(stride),
-                                      from(padding), from(dilation), from(false), from(std::vector<int64_t>{0, 0}),
+    std::vector<int64_t> around = padding;
+    // There oneDNN reads beyond a map of channels_last, in torch 2.14 at least, and may crash the process.
+    if (width < stride[1] && padding[1] > 0) {
+      x = torch::stable::pad(x, {padding[1], padding[1]});
+      around[1] = 0;
+    }
+    std::array<StableIValue, 9> stack{from(x),      from(w),        from(bias),  from(stride),
+                                      from(around), from(dilation), from(false), from(std::vector<int64_t>{0, 0}),
                                       from(groups)};
     STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
     return torch::stable::detail::to<Tensor>(stack[0]);
