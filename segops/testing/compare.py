@@ -16,18 +16,21 @@ def _norm(x: Tensor) -> float:
     return float(x.double().norm())
 
 
-def assert_as_good_as(actual: Tensor, eager: Tensor, oracle: Tensor, name: str = "result") -> None:
+def assert_as_good_as(
+    actual: Tensor, eager: Tensor, oracle: Tensor, name: str = "result", terms: Tensor | None = None
+) -> None:
     """``actual`` may be at most twice as far from the float64 oracle as eager PyTorch in the same dtype, plus rounding.
 
     Rounding is 4 units in the last place of the dtype, relative to the oracle's norm; float64 is held to 1e-10.
-    Integers have to be the oracle's own.
+    Integers have to be the oracle's own. ``terms`` is the oracle of the inputs' absolute values, whose norm rounding is
+    relative to where a sum may cancel to next to nothing.
     """
     assert actual.shape == oracle.shape, f"{name}: shape {tuple(actual.shape)}, expected {tuple(oracle.shape)}"
     if not oracle.is_floating_point():
         assert torch.equal(actual, oracle), f"{name}: {int((actual != oracle).sum())} of {oracle.numel()} differ"
         return
     assert torch.isfinite(actual).all() or not torch.isfinite(oracle).all(), f"{name}: not finite"
-    error, scale = _norm(actual.double() - oracle.double()), _norm(oracle)
+    error, scale = _norm(actual.double() - oracle.double()), _norm(oracle if terms is None else terms)
     if actual.dtype in EXACT:
         allowed = EXACT[actual.dtype] * scale
     else:
