@@ -150,7 +150,7 @@ def tiles(count: int, dtype: torch.dtype) -> list[dict[str, int]]:
         return [{"PIXELS": 16 if columns <= 64 else 8, **codes, "num_warps": 8}]
     pixels = max(16, min(32, 2048 // columns))
     first = {"PIXELS": pixels, **codes, "num_warps": 4, "num_stages": 1}
-    return tuning.variants(first, {"PIXELS": 2 * pixels, "num_warps": 8}, {"num_warps": 8})
+    return tuning.variants(first, {"PIXELS": 2 * pixels, "num_warps": 8}, {"num_warps": 8}, {"UNROLL": 1})
 
 
 def descent_tiles(dtype: torch.dtype) -> list[dict[str, int]]:

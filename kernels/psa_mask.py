@@ -1,17 +1,14 @@
-"""The masks of point-wise spatial attention as a matrix, and back, on a GPU: a program for each tile of the matrix.
-
-Entries of a diagonal of the matrix are neighbours in the masks, so that is how a tile is read or written there.
-"""
+"""The masks of point-wise spatial attention as a matrix, and back, on a GPU: a program for each tile of the matrix."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 from segops.kernels.integers import cdiv
-from segops.kernels.psa import entries_of, turn, turned
+from segops.kernels.psa import entries_of
 from torch import Tensor
 
-SIDE = 32  # of a tile
+SIDE = 32  # of a tile, of which either rows or diagonals are in one piece
 
 
 @triton.jit
@@ -22,17 +19,15 @@ def mask_kernel(
     """masks (M_h M_w, P) to the matrix (P, P), or BACK."""
     tile = tl.program_id(0) // blocks
     t = (tl.program_id(0) % blocks * SIDE + tl.arange(0, SIDE))[None, :]
-    first = tile % blocks * SIDE
-    s = first + tl.arange(0, SIDE)[:, None]
+    s = (tile % blocks * SIDE + tl.arange(0, SIDE))[:, None]
     item = (tile // blocks).to(tl.int64)
-    offsets, exist = entries_of(turned(first, SIDE, SIDE, False), t, positions, width, rows, columns, COLLECT, False)
+    offsets, exist = entries_of(s, t, positions, width, rows, columns, COLLECT, False)
     masks += item * rows * columns * positions + offsets
     matrix += (item * positions + s) * positions + t
     if BACK:
-        _, seen = entries_of(s, t, positions, width, rows, columns, COLLECT, False)
-        tl.store(masks, turn(tl.load(matrix, mask=seen, other=0.0), 1, False), mask=exist)
+        tl.store(masks, tl.load(matrix, mask=exist, other=0.0), mask=exist)
     else:
-        m = turn(tl.load(masks, mask=exist, other=0.0), -1, False)
+        m = tl.load(masks, mask=exist, other=0.0)
         tl.store(matrix, m, mask=(s < positions) & (t < positions))
 
 

@@ -41,7 +41,7 @@ def margins_kernel(
     logits += item * stride_n + cell // width * stride_h + cell % width * stride_w
     first = tl.full([BLOCK], float("-inf"), logits.dtype.element_ty)
     second = first
-    for _ in tl.range(0, channels, loop_unroll_factor=4):
+    for _ in range(channels):
         first, second = rank(tl.load(logits, mask=inside, other=0.0), first, second)
         logits += stride_c
     tl.store(out + item * cells + cell, margin(first, second, channels), mask=inside)

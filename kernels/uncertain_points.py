@@ -42,7 +42,7 @@ def point_margins_kernel(
     logits += item * stride_n
     first = tl.full([BLOCK], float("-inf"), logits.dtype.element_ty)
     second = first
-    for _ in tl.range(0, channels, loop_unroll_factor=4):
+    for _ in range(channels):
         above = tl.load(logits + upper + left, mask=inside & in_upper & in_left, other=0.0) * left_weight
         above += tl.load(logits + upper + right, mask=inside & in_upper & in_right, other=0.0) * right_weight
         below = tl.load(logits + lower + left, mask=inside & in_lower & in_left, other=0.0) * left_weight

@@ -103,7 +103,7 @@ def _alpha(alpha: float | Sequence[float] | None, task: Task) -> Tensor | None:
         raise ValueError(f"alpha: expected one number or {channels}, got {len(alpha)}")
     else:
         values = [(_checks.positive if softmax else _checks.fraction)(f"alpha[{i}]", a) for i, a in enumerate(alpha)]
-    weight = torch.tensor(values, dtype=task.x.dtype, device=task.x.device)
+    weight = _checks.filled(values, task.x.dtype, task.x.device)
     if softmax:
         return weight[task.label].unsqueeze(1)
     weight = weight.view(1, -1, 1, 1)
